@@ -1,0 +1,382 @@
+//! What the host and the guest agree on: where everything is, the hypercalls, the shared structs.
+//!
+//! This is the only crate that both sides use. Everything in it is plain data with a fixed layout,
+//! asserted at compile time; nothing in it does anything. What the guest puts into these structs is
+//! a *claim* for the host, which checks it.
+//!
+//! # Linear addresses of the guest
+//!
+//! One address space, everything at CPL 3 but the trap stubs.
+//!
+//! ```text
+//! 0x00_0000_0000  never mapped below 64 KiB
+//! 0x00_0020_0000  application (wherever its program headers say)
+//! 0x00_6000_0000  libOS kernel                                  KERNEL_VA
+//! 0x10_0000_0000  arena: brk from below, mmap from above        ARENA_VA
+//! 0x20_0000_0000  windows: reset-exempt, mapped by the host     WINDOWS_VA ...
+//! 0x30_0000_0000  GDT, IDT, TSS, trap stubs and stack (CPL 0)   MACHINE_VA
+//! 0x31_0000_0000  top of the libOS stack                        KERNEL_STACK_TOP_VA
+//! 0x32_0000_0000  boot information, read-only                   BOOT_INFO_VA
+//! 0x40_0000_0000  top of the application's stack                STACK_TOP_VA
+//! 0x80_0000_0000  the snapshot's memory again, read-only        GOLDEN_VA
+//! ```
+#![no_std]
+
+/// Version of everything in this crate. The kernel's first hypercall and the image header carry it.
+pub const ABI_VERSION: u32 = 1;
+
+/// Bytes in a page. The guest maps nothing else.
+pub const PAGE_BYTES: u64 = 4096;
+
+// ---------------------------------------------------------------------------------------------
+// Linear addresses
+
+/// Nothing is mapped below this, so that a null pointer with an offset faults.
+pub const LOWEST_VA: u64 = 0x1_0000;
+/// Where a position-independent application is put.
+pub const PIE_VA: u64 = 0x1000_0000;
+/// First byte of the libOS kernel; the application ends below it.
+pub const KERNEL_VA: u64 = 0x6000_0000;
+/// The kernel ends below this.
+pub const KERNEL_END_VA: u64 = 0x6800_0000;
+/// First byte of the arena that `brk` and `mmap` are served from.
+pub const ARENA_VA: u64 = 0x10_0000_0000;
+/// The control page ([`Control`]).
+pub const CONTROL_VA: u64 = 0x20_0000_0000;
+/// [`BATCH_MAX`] times [`RunRecord`].
+pub const RECORDS_VA: u64 = CONTROL_VA + 0x1_0000;
+/// [`HOT_MAX`] times [`HotPage`].
+pub const HOT_LIST_VA: u64 = CONTROL_VA + 0x2_0000;
+/// Calls that the libOS does not serve, counted: [`UNSERVED_SLOTS`] times `u32`.
+pub const UNSERVED_VA: u64 = CONTROL_VA + 0x4_0000;
+/// First byte past the stack of the run loop, which must not be reset while it resets.
+pub const LOOP_STACK_TOP_VA: u64 = CONTROL_VA + 0x6_0000;
+/// Bytes of the run loop's stack; the page below it is unmapped.
+pub const LOOP_STACK_BYTES: u64 = 0x8000;
+/// Console bytes of the current run, [`CONSOLE_BYTES`] of them.
+pub const CONSOLE_VA: u64 = CONTROL_VA + 0x10_0000;
+/// The input, writable: only the run loop uses this address.
+pub const INPUT_RW_VA: u64 = 0x21_0000_0000;
+/// The input, read-only: what the harness is given. Unmapped behind its last page.
+pub const INPUT_VA: u64 = 0x22_0000_0000;
+/// Inputs of the batch, as the host packed them, read-only.
+pub const INPUT_RING_VA: u64 = 0x23_0000_0000;
+/// Counters of each run of a batch, one stride apart.
+pub const COVERAGE_RING_VA: u64 = 0x24_0000_0000;
+/// The campaign's novelty map, read-only.
+pub const NOVELTY_VA: u64 = 0x25_0000_0000;
+/// GDT, IDT, TSS and trap stubs. Supervisor only.
+pub const MACHINE_VA: u64 = 0x30_0000_0000;
+/// First byte past the libOS's own stack.
+pub const KERNEL_STACK_TOP_VA: u64 = 0x31_0000_0000;
+/// Bytes of the libOS's stack; the page below it is unmapped.
+pub const KERNEL_STACK_BYTES: u64 = 0x1_0000;
+/// [`BootInfo`], read-only.
+pub const BOOT_INFO_VA: u64 = 0x32_0000_0000;
+/// First byte past the application's stack.
+pub const STACK_TOP_VA: u64 = 0x40_0000_0000;
+/// The snapshot's memory, read-only, at `GOLDEN_VA + guest-physical address`. Before the snapshot
+/// nothing may read it.
+pub const GOLDEN_VA: u64 = 0x80_0000_0000;
+
+// ---------------------------------------------------------------------------------------------
+// Sizes
+
+/// Runs in one batch at most.
+pub const BATCH_MAX: usize = 1024;
+/// Hot pages at most; a run that dirties more is put back by the host alone.
+pub const HOT_MAX: usize = 4096;
+/// Console bytes kept of one run. What comes after them is counted, not kept.
+pub const CONSOLE_BYTES: u64 = 0x1_0000;
+/// System-call numbers counted one by one when unserved; larger ones share the last slot.
+pub const UNSERVED_SLOTS: usize = 1024;
+/// An input begins at a multiple of this, and ends less than this before the unmapped page.
+pub const INPUT_ALIGN: u64 = 16;
+
+// ---------------------------------------------------------------------------------------------
+// Hypercalls
+
+/// The interrupt vector of a hypercall: `int 0xf5`, number in RAX, arguments in RDI, RSI, RDX,
+/// result in RAX.
+pub const HYPERCALL_VECTOR: u8 = 0xf5;
+/// The port that a trap stub writes to, which is what makes KVM exit.
+pub const TRAP_PORT: u16 = 0xf5;
+/// Bytes of one trap stub: `out 0xf5, al`, then `hlt`s that are never reached.
+pub const STUB_BYTES: u64 = 16;
+
+/// What the guest asks of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Hypercall {
+    /// `(abi_version)`: the first one. Any other version ends the boot.
+    Hello = 1,
+    /// `()`: freeze the machine here. Returns once in each fork.
+    Snapshot = 2,
+    /// `()`: the batch is over; [`Control`] and the records say how it went.
+    Done = 3,
+    /// `(code)`: the application called `exit`.
+    Exit = 4,
+    /// `(signal, frame)`: a signal that nothing handles ended the application. `frame` is the
+    /// linear address of the [`SyscallFrame`] of the call that raised it, or 0.
+    Signal = 5,
+    /// `(message, bytes)`: the libOS panicked.
+    Panic = 6,
+    /// `()`: the console is full; the host takes it and the guest goes on. Only while
+    /// [`Control::console_flush`] is set.
+    Console = 7,
+    /// `(bytes)`: the arena is used up by a request that would have fitted an empty one.
+    OutOfMemory = 8,
+    /// `(message, bytes, frame)`: the application says that something is wrong.
+    Assert = 9,
+}
+
+impl Hypercall {
+    /// The hypercall with this number.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Option<Self> {
+        Some(match number {
+            1 => Self::Hello,
+            2 => Self::Snapshot,
+            3 => Self::Done,
+            4 => Self::Exit,
+            5 => Self::Signal,
+            6 => Self::Panic,
+            7 => Self::Console,
+            8 => Self::OutOfMemory,
+            9 => Self::Assert,
+            _ => return None,
+        })
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The application's door to the libOS
+
+/// The auxiliary-vector entry that holds the address of the [`Vector`] ("UNIF").
+pub const AT_UNIFORK: u64 = 0x554e_4946;
+
+/// Private system-call number, `(message, bytes)`: report a failed assertion and end the run.
+pub const SYS_UNIFORK_ASSERT: u64 = 0x554e_0001;
+
+/// Entry points of the libOS, called directly: the application shares its privilege level.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Vector {
+    /// [`ABI_VERSION`].
+    pub abi_version: u64,
+    /// `struct { const uint8_t *data; size_t size; } input(void)`, in RAX and RDX. Takes the
+    /// snapshot; returns once per fork.
+    pub input: u64,
+    /// `_Noreturn void done(int64_t code)`: the run is over.
+    pub done: u64,
+    /// `int64_t call(nr, a0, a1, a2, a3, a4, a5)`: a system call without the trap.
+    pub call: u64,
+}
+
+/// First bytes of the read-only section `.unifork.image`, which the C runtime puts into every
+/// image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ImageHeader {
+    /// [`IMAGE_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`ABI_VERSION`].
+    pub abi_version: u32,
+    /// None yet: 0.
+    pub flags: u32,
+    /// 0.
+    pub reserved: [u64; 6],
+}
+
+/// What [`ImageHeader::magic`] holds.
+pub const IMAGE_MAGIC: [u8; 8] = *b"UFIMAGE\0";
+
+/// The first bytes of the kernel's image, at [`KERNEL_VA`].
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct KernelHeader {
+    /// [`KERNEL_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`ABI_VERSION`].
+    pub abi_version: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Address that the VMM starts the vCPU at.
+    pub entry: u64,
+    /// Address that `syscall` enters (`LSTAR`).
+    pub syscall_entry: u64,
+    /// Address of the [`Vector`].
+    pub vector: u64,
+    /// Address that each fork begins at: the instruction behind the snapshot hypercall.
+    pub resume: u64,
+}
+
+/// What [`KernelHeader::magic`] holds.
+pub const KERNEL_MAGIC: [u8; 8] = *b"UFKERNEL";
+
+// ---------------------------------------------------------------------------------------------
+// Shared structs
+
+/// What the VMM tells the kernel, read-only at [`BOOT_INFO_VA`]. The host writes all of it before
+/// the first instruction; it never changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BootInfo {
+    /// [`ABI_VERSION`].
+    pub abi_version: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Bytes of guest memory.
+    pub memory_bytes: u64,
+    /// First byte of the arena.
+    pub arena_start: u64,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+    /// First instruction of the application.
+    pub app_entry: u64,
+    /// Its initial stack pointer; `argc` is there.
+    pub app_stack: u64,
+    /// Lowest mapped byte of its stack.
+    pub app_stack_low: u64,
+    /// First byte of the application's image.
+    pub app_start: u64,
+    /// First byte past it.
+    pub app_end: u64,
+    /// First coverage counter of the application, 0 if it has none.
+    pub app_counters: u64,
+    /// How many counters it has.
+    pub app_counter_count: u64,
+    /// First coverage counter of the libOS, 0 if it has none.
+    pub kernel_counters: u64,
+    /// How many counters it has.
+    pub kernel_counter_count: u64,
+    /// Bytes of the input window at [`INPUT_VA`] and [`INPUT_RW_VA`], whole pages.
+    pub input_window_bytes: u64,
+    /// The longest input, in bytes.
+    pub input_max: u64,
+    /// Bytes from one run's counters to the next one's at [`COVERAGE_RING_VA`].
+    pub coverage_stride: u64,
+    /// How many runs fit at [`COVERAGE_RING_VA`].
+    pub coverage_slots: u64,
+    /// Wall-clock time at boot, in nanoseconds since 1970: a constant, for determinism.
+    pub epoch_ns: u64,
+    /// What `getrandom` starts from.
+    pub random_seed: u64,
+}
+
+/// The control page, at [`CONTROL_VA`]. Reset-exempt.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Control {
+    /// Runs in this batch, 1 to [`BATCH_MAX`]. The host writes it before the batch.
+    pub count: u64,
+    /// The run at hand. The host writes 0; the guest counts.
+    pub index: u64,
+    /// Entries of the hot list. The host writes it.
+    pub hot_count: u64,
+    /// Bytes in the console. The guest writes it; 0 at the start of each run.
+    pub console_len: u64,
+    /// Console bytes that did not fit. The guest writes it; 0 at the start of each run.
+    pub console_lost: u64,
+    /// 1: flush a full console by hypercall instead of losing bytes. The host writes it.
+    pub console_flush: u64,
+    /// Bytes at the end of the input window that the previous input may have left. Both write it.
+    pub input_extent: u64,
+    /// 1: compare with the novelty map and store only coverage that may be new. The host writes it.
+    pub filter: u64,
+    /// Runs whose counters are stored in the coverage ring. The guest counts.
+    pub stored: u64,
+    /// Address of the libOS's saved application registers ([`SyscallFrame`]) while a system call
+    /// is being served, else 0. The guest writes it.
+    pub syscall_frame: u64,
+}
+
+/// One run of a batch, at [`RECORDS_VA`]. Reset-exempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RunRecord {
+    /// Where the input begins, in bytes from [`INPUT_RING_VA`]. The host writes it.
+    pub input_offset: u64,
+    /// Its length in bytes. The host writes it.
+    pub input_len: u64,
+    /// What the harness returned. The guest writes it.
+    pub code: i64,
+    /// A [`RunState`]. The host writes [`RunState::Waiting`].
+    pub state: u32,
+    /// Slot in the coverage ring, or [`NO_SLOT`]. The guest writes it.
+    pub slot: u32,
+}
+
+/// [`RunRecord::slot`] of a run whose counters were not stored.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// How far a run of a batch has come, in [`RunRecord::state`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RunState {
+    /// Not begun.
+    Waiting = 0,
+    /// Begun.
+    Running = 1,
+    /// The harness returned.
+    Done = 2,
+}
+
+/// One hot page: where it is and where its snapshot is, at [`HOT_LIST_VA`]. The host writes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HotPage {
+    /// Linear address of the page.
+    pub page: u64,
+    /// Linear address of its content in the snapshot.
+    pub golden: u64,
+}
+
+/// The application's registers at a system call, as the libOS saves them on its stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "register names")]
+pub struct SyscallFrame {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rip: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+}
+
+macro_rules! layout {
+    ($type:ty, $bytes:expr, $($field:ident @ $offset:expr),*) => {
+        const _: () = {
+            assert!(size_of::<$type>() == $bytes);
+            $(assert!(core::mem::offset_of!($type, $field) == $offset);)*
+        };
+    };
+}
+layout!(Vector, 32, input @ 8, done @ 16, call @ 24);
+layout!(ImageHeader, 64, abi_version @ 8, flags @ 12);
+layout!(KernelHeader, 48, abi_version @ 8, entry @ 16, syscall_entry @ 24, vector @ 32, resume @ 40);
+layout!(BootInfo, 152, memory_bytes @ 8, app_entry @ 32, app_counters @ 72, input_max @ 112, random_seed @ 144);
+layout!(Control, 80, index @ 8, hot_count @ 16, console_len @ 24, input_extent @ 48, stored @ 64, syscall_frame @ 72);
+layout!(RunRecord, 32, input_len @ 8, code @ 16, state @ 24, slot @ 28);
+layout!(HotPage, 16, golden @ 8);
+layout!(SyscallFrame, 144, rax @ 80, rip @ 120, rflags @ 128, rsp @ 136);
+const _: () = {
+    assert!(size_of::<BootInfo>() as u64 <= PAGE_BYTES);
+    assert!(RECORDS_VA + (BATCH_MAX * size_of::<RunRecord>()) as u64 <= HOT_LIST_VA);
+    assert!(HOT_LIST_VA + (HOT_MAX * size_of::<HotPage>()) as u64 <= UNSERVED_VA);
+    assert!(UNSERVED_VA + (UNSERVED_SLOTS * 4) as u64 <= LOOP_STACK_TOP_VA - LOOP_STACK_BYTES - PAGE_BYTES);
+    assert!(LOOP_STACK_TOP_VA <= CONSOLE_VA);
+};

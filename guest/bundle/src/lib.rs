@@ -1,0 +1,1 @@
+//! The guest, embedded: the libOS kernel and the C runtime's sources.
