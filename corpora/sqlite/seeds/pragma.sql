@@ -1,0 +1,3 @@
+PRAGMA page_size = 512; PRAGMA foreign_keys = ON; PRAGMA encoding = 'UTF-16le';
+CREATE TABLE p(a PRIMARY KEY); CREATE TABLE c(a REFERENCES p(a) ON DELETE CASCADE);
+INSERT INTO p VALUES(1); INSERT INTO c VALUES(1); DELETE FROM p; PRAGMA table_info(c); PRAGMA foreign_key_check;
