@@ -1,0 +1,56 @@
+//! `guest/runtime/abi.h` says in C what `guest/abi` says in Rust.
+
+use std::fs;
+use std::path::Path;
+
+/// The value of a `#define` with an integer suffix and a comment taken off.
+fn define(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/runtime/abi.h");
+    let text = fs::read_to_string(path).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("#define ")?.strip_prefix(name)?.strip_prefix(' '))
+        .unwrap_or_else(|| panic!("abi.h does not define {name}"));
+    line.split("/*").next().unwrap().trim().to_owned()
+}
+
+fn number(name: &str) -> u64 {
+    let text = define(name);
+    let digits = text.trim_end_matches(['u', 'l']);
+    match digits.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).unwrap(),
+        None => digits.parse().unwrap(),
+    }
+}
+
+#[test]
+fn constants_are_the_same_in_c_and_in_rust() {
+    assert_eq!(number("UF_ABI_VERSION"), u64::from(unifork_abi::ABI_VERSION));
+    assert_eq!(number("UF_AT_UNIFORK"), unifork_abi::AT_UNIFORK);
+    assert_eq!(number("UF_SYS_UNIFORK_ASSERT"), unifork_abi::SYS_UNIFORK_ASSERT);
+    assert_eq!(number("UF_INPUT_ALIGN"), unifork_abi::INPUT_ALIGN);
+    assert_eq!(number("UF_PAGE_BYTES"), unifork_abi::PAGE_BYTES);
+    let magic = format!("{}\0", define("UF_IMAGE_MAGIC").trim_matches('"'));
+    assert_eq!(magic.as_bytes(), unifork_abi::IMAGE_MAGIC);
+}
+
+/// The offsets that abi.h asserts at compile time, so that a change here cannot be missed there.
+#[test]
+fn layouts_are_the_same_in_c_and_in_rust() {
+    use std::mem::offset_of;
+    use unifork_abi::{ImageHeader, Vector};
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/runtime/abi.h");
+    let text = fs::read_to_string(path).unwrap();
+    for (what, value) in [
+        ("sizeof(struct uf_vector)", size_of::<Vector>()),
+        ("offsetof(struct uf_vector, input)", offset_of!(Vector, input)),
+        ("offsetof(struct uf_vector, done)", offset_of!(Vector, done)),
+        ("offsetof(struct uf_vector, call)", offset_of!(Vector, call)),
+        ("sizeof(struct uf_image_header)", size_of::<ImageHeader>()),
+        ("offsetof(struct uf_image_header, abi_version)", offset_of!(ImageHeader, abi_version)),
+        ("offsetof(struct uf_image_header, flags)", offset_of!(ImageHeader, flags)),
+    ] {
+        let assertion = format!("_Static_assert({what} == {value},");
+        assert!(text.contains(&assertion), "abi.h does not say {assertion}");
+    }
+}
