@@ -1,1 +1,52 @@
-fn main() {}
+//! The program `unifork`: parse, dispatch, print the error chain, exit.
+//!
+//! Everything a command does is in its file under `cmd/`; what the commands share is one noun a
+//! file beside this one. Only `cmd/` uses `anyhow`, and `libafl::Error` stays in `executor.rs`,
+//! `campaign.rs` and their neighbours (observers, feedbacks, stages).
+
+mod campaign;
+mod cli;
+mod clock;
+mod cmd;
+mod executor;
+mod feedback;
+mod findings;
+mod journal;
+mod machine;
+mod monitor;
+mod observer;
+mod output;
+mod queue;
+mod report;
+mod scheduler;
+mod seeds;
+mod signals;
+mod stage;
+mod syscalls;
+mod triage;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("UNIFORK_LOG", "error")).init();
+    let cli = Cli::parse();
+    let json = cli.json;
+    let ended = match cli.command {
+        Command::Doctor(args) => cmd::doctor::run(&args, json),
+        Command::Build(args) => cmd::build::run(&args, json),
+        Command::Run(args) => cmd::run::run(&args, json),
+        Command::Snapshot(args) => cmd::snapshot::run(&args, json),
+        Command::Fuzz(args) => cmd::fuzz::run(&args, json),
+        Command::Repro(args) => cmd::repro::run(&args, json),
+        Command::Bench(args) => cmd::bench::run(&args, json),
+    };
+    match ended {
+        Ok(status) => status.into(),
+        Err(failure) => failure.print(json),
+    }
+}

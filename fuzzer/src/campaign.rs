@@ -1,0 +1,350 @@
+//! A campaign: LibAFL's concrete types, named once, and one core's loop from top to bottom.
+//!
+//! ```text
+//!  queue, seeds ─► load ─► loop { CoverScheduler ─► Calibrate ─► havoc + tokens × power } ─► summary
+//!                             │                          │ input
+//!                             │                  ReplicaExecutor ─► Replica (vmm)
+//!                             │                          │ counters, outcome
+//!                             └── CorpusFeedback ◄───────┴──► Findings
+//! ```
+//!
+//! With a seed given, nothing here depends on the clock, so two campaigns of the same seed and
+//! number of executions are the same. It knows no command line and prints nothing but warnings.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libafl::corpus::{Corpus as _, InMemoryCorpus};
+use libafl::events::NopEventManager;
+use libafl::executors::ExitKind;
+use libafl::fuzzer::{Evaluator as _, ExecuteInputResult, Fuzzer as _, NopInputFilter, StdFuzzer};
+use libafl::inputs::{BytesInput, BytesInputConverter};
+use libafl::mutators::{HavocScheduledMutator, Tokens, havoc_mutations, tokens_mutations};
+use libafl::stages::StdPowerMutationalStage;
+use libafl::state::{HasCorpus, HasExecutions, HasMaxSize, StdState};
+use libafl::{HasFeedback as _, HasMetadata};
+use libafl_bolts::rands::StdRand;
+use libafl_bolts::tuples::{Merge as _, tuple_list};
+use thiserror::Error;
+use unifork_vmm::{Engine, Kvm, Replica, ReplicaError, Snapshot, Space};
+
+use crate::clock::Clock;
+use crate::executor::{Limits, Parts, ReplicaExecutor};
+use crate::feedback::{Admission, CorpusFeedback, FoundFeedback};
+use crate::findings::{Findings, Machine};
+use crate::journal::{self, Key};
+use crate::monitor::{self, Figures, Monitor};
+use crate::observer::{self, LastRun, SharedRun};
+use crate::output::{Output, OutputError};
+use crate::queue::{Queue, Stored};
+use crate::scheduler::CoverScheduler;
+use crate::seeds::Seed;
+use crate::signals;
+use crate::stage::calibrate::Calibrate;
+use crate::triage::{Probe, Triage};
+
+/// Inputs in memory; the queue on disk is written by [`CorpusFeedback`].
+pub(crate) type Corpus = InMemoryCorpus<BytesInput>;
+/// LibAFL's state.
+pub(crate) type State = StdState<Corpus, BytesInput, StdRand, Corpus>;
+type TheFuzzer = StdFuzzer<CoverScheduler, CorpusFeedback, BytesInputConverter, NopInputFilter, FoundFeedback>;
+
+/// Time between two savings of the state. The queue is on disk at once; this only saves running
+/// it again after a kill.
+const SAVE_PERIOD: Duration = Duration::from_secs(30);
+
+/// What ends a campaign before its time.
+#[derive(Debug, Error)]
+pub(crate) enum CampaignError {
+    /// The host could not run the replica.
+    #[error("cannot run the machine")]
+    Replica(#[from] ReplicaError),
+    /// The campaign's folder could not be written or read.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// LibAFL refused something: a defect of ours.
+    #[error("the fuzzing engine failed: {0}")]
+    Engine(String),
+    /// No seed ends well, so there is nothing to mutate.
+    #[error("none of the {seeds} seeds ends well: {crashed} crash, {hung} time out, {refused} are refused by the harness")]
+    NoGoodSeed {
+        /// How many there are.
+        seeds: usize,
+        /// How many crash,
+        crashed: usize,
+        /// time out,
+        hung: usize,
+        /// or make the harness return -1.
+        refused: usize,
+    },
+    /// Seeds end well but cover nothing.
+    #[error("no seed reaches instrumented code, so nothing would guide the fuzzer")]
+    NoCoverage,
+}
+
+impl From<libafl::Error> for CampaignError {
+    fn from(error: libafl::Error) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+/// What to fuzz, from what, and for how long.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) kvm: Arc<Kvm>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) machine: Machine,
+    pub(crate) engine: Engine,
+    pub(crate) deadline: Duration,
+    pub(crate) seeds: Vec<Seed>,
+    pub(crate) tokens: Option<Tokens>,
+    pub(crate) kernel_coverage: bool,
+    /// Given: the campaign is the same each time.
+    pub(crate) seed: Option<u64>,
+    pub(crate) execs: Option<u64>,
+    pub(crate) duration: Option<Duration>,
+    pub(crate) until_finding: bool,
+    pub(crate) json: bool,
+}
+
+/// How the seeds ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SeedReport {
+    /// Those that crash, those that time out, and those that the harness refuses (-1).
+    pub(crate) crashed: Vec<PathBuf>,
+    pub(crate) hung: Vec<PathBuf>,
+    pub(crate) refused: Vec<PathBuf>,
+}
+
+/// How a campaign ended.
+#[derive(Debug)]
+pub(crate) struct Summary {
+    pub(crate) figures: Figures,
+    /// Executions and time of this session.
+    pub(crate) runs: u64,
+    pub(crate) session: Duration,
+    pub(crate) new_findings: u64,
+    /// Folders of all findings.
+    pub(crate) findings: Vec<PathBuf>,
+    /// System calls the libOS does not serve, and how often they were made.
+    pub(crate) unserved: Vec<(u64, u32)>,
+}
+
+/// One core's campaign.
+pub(crate) struct Campaign {
+    fuzzer: TheFuzzer,
+    state: State,
+    executor: ReplicaExecutor,
+    manager: NopEventManager,
+    last: SharedRun,
+    clock: Clock,
+    key: Key,
+    state_path: PathBuf,
+    seeds: Vec<Seed>,
+    stored: Vec<Stored>,
+    /// Said before the first line of figures.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Campaign {
+    /// Opens the folder's queue, findings and state, and makes everything ready to run.
+    pub(crate) fn open(plan: Plan, output: &Output) -> Result<Self, CampaignError> {
+        let mut notes = Vec::new();
+        let (queue, stored, aside) = Queue::open(&output.folder("queue")?, &output.path("corrupt"))?;
+        for file in aside {
+            notes.push(match file.moved {
+                Ok(to) => format!("warning: queue/{} is damaged; it is now {}", file.name, to.display()),
+                Err(error) => format!("warning: queue/{} is damaged and cannot be moved: {error}", file.name),
+            });
+        }
+        let stats_path = output.path("stats.jsonl");
+        let before = monitor::last_figures(&stats_path);
+        let total = plan.snapshot.counter_count(Space::Application);
+        let monitor = Monitor::start(stats_path, before.as_ref(), total, plan.json)?;
+        let clock = if plan.seed.is_some() { Clock::Logical } else { Clock::Wall };
+        let last: SharedRun = Rc::new(LastRun::default());
+
+        let probe = Probe::new(plan.kvm.clone(), plan.snapshot.clone(), plan.deadline);
+        let findings = Findings::open(&output.folder("findings")?, probe, plan.machine, total)?;
+        let mut replica = Replica::spawn(&plan.kvm, &plan.snapshot, plan.engine)?;
+        let observers = observer::observe(&mut replica);
+        let mut feedback = CorpusFeedback::new(&observers, plan.kernel_coverage, queue, clock, last.clone());
+        let mut objective = FoundFeedback::new(last.clone());
+
+        let key = Key {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            snapshot: plan.snapshot.id(),
+            kernel_coverage: plan.kernel_coverage,
+            seed: plan.seed,
+        };
+        let state_path = output.path("state.postcard");
+        let mut state = match journal::load(&state_path, &key) {
+            Ok(state) => state,
+            Err(why) => {
+                if !stored.is_empty() {
+                    let count = stored.len();
+                    notes.push(format!("no saved state is used ({why}): running the queue's {count} inputs again"));
+                }
+                let rand = match plan.seed {
+                    Some(seed) => StdRand::with_seed(seed),
+                    None => StdRand::new(),
+                };
+                let mut state =
+                    State::new(rand, Corpus::new(), Corpus::new(), &mut feedback, &mut objective)?;
+                *state.executions_mut() = before.as_ref().map_or(0, |figures| figures.execs);
+                state
+            }
+        };
+        let input_max = usize::try_from(plan.snapshot.input_max()).unwrap_or(usize::MAX);
+        state.set_max_size(input_max);
+        if let Some(tokens) = plan.tokens {
+            state.add_metadata(tokens);
+        }
+        let scheduler = CoverScheduler::new(&mut state, &observers.0);
+        let fuzzer = StdFuzzer::new(scheduler, feedback, objective);
+        let limits = Limits {
+            execs: plan.execs,
+            until: plan.duration.map(|duration| Instant::now() + duration),
+            finding: plan.until_finding,
+        };
+        let triage = Triage::new(&plan.snapshot);
+        let deadline = plan.deadline;
+        let parts = Parts { observers, replica, findings, monitor, limits, triage, last: last.clone(), deadline, input_max };
+        Ok(Self {
+            fuzzer,
+            state,
+            executor: ReplicaExecutor::new(parts),
+            manager: NopEventManager::new(),
+            last,
+            clock,
+            key,
+            state_path,
+            seeds: plan.seeds,
+            stored,
+            notes,
+        })
+    }
+
+    /// Runs what the queue has that the state does not know, then the seeds. False when the
+    /// campaign was stopped on the way.
+    pub(crate) fn load(&mut self) -> Result<Option<SeedReport>, CampaignError> {
+        self.restore_missing_files()?;
+        let known: std::collections::HashSet<Vec<u8>> = self
+            .state
+            .corpus()
+            .ids()
+            .filter_map(|id| Some(self.state.corpus().get(id).ok()?.borrow().input().as_ref()?.as_ref().to_vec()))
+            .collect();
+        let stored = std::mem::take(&mut self.stored);
+        self.fuzzer.feedback_mut().admission = Admission::All;
+        for entry in &stored {
+            if !known.contains(&entry.bytes) && self.evaluate(&entry.bytes)?.is_none() {
+                return Ok(None);
+            }
+        }
+        self.fuzzer.feedback_mut().admission = Admission::New;
+        let mut report = SeedReport::default();
+        let stored: std::collections::HashSet<&[u8]> = stored.iter().map(|entry| entry.bytes.as_slice()).collect();
+        let seeds = std::mem::take(&mut self.seeds);
+        for seed in &seeds {
+            if known.contains(&seed.bytes) || stored.contains(seed.bytes.as_slice()) {
+                continue;
+            }
+            let Some(result) = self.evaluate(&seed.bytes)? else { return Ok(None) };
+            match self.last.exit.get() {
+                Some(ExitKind::Timeout) => report.hung.push(seed.path.clone()),
+                Some(ExitKind::Crash) => report.crashed.push(seed.path.clone()),
+                _ if result == ExecuteInputResult::None && self.last.rejected.get() => {
+                    report.refused.push(seed.path.clone());
+                }
+                _ => {}
+            }
+        }
+        if self.state.corpus().count() == 0 {
+            let (crashed, hung, refused) = (report.crashed.len(), report.hung.len(), report.refused.len());
+            if crashed + hung + refused < seeds.len() {
+                return Err(CampaignError::NoCoverage);
+            }
+            return Err(CampaignError::NoGoodSeed { seeds: seeds.len(), crashed, hung, refused });
+        }
+        Ok(Some(report))
+    }
+
+    /// Fuzzes until a limit is reached or someone asks to stop.
+    pub(crate) fn run(&mut self) -> Result<(), CampaignError> {
+        let havoc = HavocScheduledMutator::new(havoc_mutations().merge(tokens_mutations()));
+        let mut stages =
+            tuple_list!(Calibrate::new(self.clock, self.last.clone()), StdPowerMutationalStage::new(havoc));
+        let mut saved = Instant::now();
+        loop {
+            let round =
+                self.fuzzer.fuzz_one(&mut stages, &mut self.executor, &mut self.state, &mut self.manager);
+            match round {
+                Ok(_) => {}
+                Err(libafl::Error::ShuttingDown) => break,
+                Err(error) => return Err(error.into()),
+            }
+            if saved.elapsed() >= SAVE_PERIOD {
+                self.save()?;
+                saved = Instant::now();
+            }
+        }
+        self.last.take_fault().map_or(Ok(()), Err)
+    }
+
+    /// Saves the state and says how it went.
+    pub(crate) fn finish(mut self) -> Result<Summary, CampaignError> {
+        journal::settle(&mut self.state)?;
+        self.save()?;
+        let executor = &mut self.executor;
+        let figures = executor.monitor.tick(Instant::now(), &self.state, &executor.tally, &executor.findings)?;
+        Ok(Summary {
+            figures,
+            runs: executor.tally.runs,
+            session: executor.monitor.session(),
+            new_findings: executor.tally.new_findings,
+            findings: executor.findings.names().map(|name| executor.findings.folder(name)).collect(),
+            unserved: executor.replica.unserved(),
+        })
+    }
+
+    fn save(&self) -> Result<(), CampaignError> {
+        Ok(journal::save(&self.state_path, &self.key, &self.state)?)
+    }
+
+    /// Runs one input, judged as any other. None when the campaign is to stop.
+    fn evaluate(&mut self, bytes: &[u8]) -> Result<Option<ExecuteInputResult>, CampaignError> {
+        let input = BytesInput::new(bytes.to_vec());
+        let evaluated =
+            self.fuzzer.evaluate_input(&mut self.state, &mut self.executor, &mut self.manager, &input);
+        match evaluated {
+            Ok((result, _)) => Ok(Some(result)),
+            Err(libafl::Error::ShuttingDown) => self.last.take_fault().map_or(Ok(None), Err),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes those inputs of the state that the queue lost, through damage or by hand.
+    fn restore_missing_files(&mut self) -> Result<(), CampaignError> {
+        for id in self.state.corpus().ids() {
+            let entry = self.state.corpus().get(id)?.borrow();
+            if let Some(input) = entry.input() {
+                self.fuzzer.feedback_mut().queue.save(input.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a stop was asked for from outside.
+pub(crate) fn interrupted() -> bool {
+    signals::stop_requested()
+}
+
+/// Where the seeds of a campaign lie by default, its dictionary, and its folder.
+pub(crate) fn neighbours(image: &Path) -> (PathBuf, PathBuf, PathBuf) {
+    use crate::seeds::beside;
+    (beside(image, "seeds"), beside(image, "dict"), beside(image, "campaign"))
+}

@@ -1,0 +1,191 @@
+//! Runs inputs on a replica for LibAFL. The only place where outcomes of the guest become LibAFL's
+//! exit kinds, and errors of the host become its errors.
+//!
+//! An error of the host is not a crash of the guest: it stops the campaign. It travels beside
+//! LibAFL, in [`LastRun`](crate::observer::LastRun).
+
+use std::time::{Duration, Instant};
+
+use libafl::Error;
+use libafl::executors::{Executor, ExitKind, HasObservers};
+use libafl::inputs::BytesInput;
+use libafl::state::HasExecutions;
+use libafl_bolts::tuples::RefIndexable;
+use unifork_vmm::{Outcome, Replica};
+
+use crate::campaign::{CampaignError, State};
+use crate::findings::{Findings, Moment, Verdict};
+use crate::monitor::Monitor;
+use crate::observer::{Observers, SharedRun, kernel_counts};
+use crate::signals;
+use crate::triage::Triage;
+
+/// When a campaign ends by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// After so many executions, those of earlier sessions included.
+    pub(crate) execs: Option<u64>,
+    /// At this time.
+    pub(crate) until: Option<Instant>,
+    /// At the first new finding.
+    pub(crate) finding: bool,
+}
+
+/// What the executor counts for reports.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// Runs of this session.
+    pub(crate) runs: u64,
+    /// Pages put back after them.
+    pub(crate) reset_pages: u64,
+    /// The libOS's edges that were seen covered.
+    pub(crate) kernel_seen: Vec<bool>,
+    /// New findings of this session.
+    pub(crate) new_findings: u64,
+}
+
+/// A LibAFL executor over one replica.
+#[derive(Debug)]
+pub(crate) struct ReplicaExecutor {
+    // Invariant: looks into the replica's windows, so it comes before it: fields drop in order.
+    observers: Observers,
+    pub(crate) replica: Replica,
+    pub(crate) findings: Findings,
+    pub(crate) monitor: Monitor,
+    pub(crate) tally: Tally,
+    pub(crate) limits: Limits,
+    triage: Triage,
+    last: SharedRun,
+    deadline: Duration,
+    input_max: usize,
+    // A run was made and not yet put back.
+    dirty: bool,
+    now: Instant,
+}
+
+/// What an executor is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) observers: Observers,
+    pub(crate) replica: Replica,
+    pub(crate) findings: Findings,
+    pub(crate) monitor: Monitor,
+    pub(crate) limits: Limits,
+    pub(crate) triage: Triage,
+    pub(crate) last: SharedRun,
+    pub(crate) deadline: Duration,
+    pub(crate) input_max: usize,
+}
+
+impl ReplicaExecutor {
+    /// An executor of these parts. `observers` are those of `replica`.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { observers, replica, findings, monitor, limits, triage, last, deadline, input_max } = parts;
+        Self {
+            tally: Tally { kernel_seen: vec![false; kernel_counts(&observers).len()], ..Tally::default() },
+            observers,
+            replica,
+            findings,
+            monitor,
+            limits,
+            triage,
+            last,
+            deadline,
+            input_max,
+            dirty: false,
+            now: Instant::now(),
+        }
+    }
+
+    /// Whether the campaign is over. One atomic load and two comparisons.
+    fn over(&self, execs: u64) -> bool {
+        signals::stop_requested()
+            || self.limits.execs.is_some_and(|limit| execs >= limit)
+            || self.limits.until.is_some_and(|until| self.now >= until)
+            || (self.limits.finding && self.tally.new_findings > 0)
+    }
+
+    /// Runs `input` once. On the data plane: a run that ends well and is not the second's first
+    /// allocates nothing here and makes no system call beside those of the replica.
+    fn run(&mut self, state: &mut State, input: &[u8]) -> Result<ExitKind, CampaignError> {
+        self.last.found.set(false);
+        self.last.rejected.set(false);
+        if input.len() > self.input_max {
+            // Refused, never cut. LibAFL's mutators stay below; this is for those that do not.
+            self.last.rejected.set(true);
+            return Ok(ExitKind::Ok);
+        }
+        if self.dirty {
+            self.tally.reset_pages += self.replica.reset()?.pages as u64;
+        }
+        let start = Instant::now();
+        self.dirty = true;
+        let outcome = self.replica.run(input, self.deadline)?;
+        self.now = Instant::now();
+        self.last.elapsed.set(self.now - start);
+        self.tally.runs += 1;
+        *state.executions_mut() += 1;
+        let exit = match outcome {
+            Outcome::Done { code } => {
+                self.last.rejected.set(code == -1);
+                ExitKind::Ok
+            }
+            Outcome::Exit { .. } => ExitKind::Ok,
+            Outcome::Timeout => ExitKind::Timeout,
+            Outcome::Crash(_) => ExitKind::Crash,
+        };
+        self.last.exit.set(Some(exit));
+        if exit != ExitKind::Ok {
+            self.judge(&outcome, *state.executions(), input)?;
+        }
+        let due = self.monitor.due(self.now);
+        if due || self.tally.runs.is_power_of_two() {
+            for (seen, &count) in self.tally.kernel_seen.iter_mut().zip(kernel_counts(&self.observers)) {
+                *seen |= count != 0;
+            }
+        }
+        if due {
+            self.monitor.tick(self.now, state, &self.tally, &self.findings)?;
+        }
+        Ok(exit)
+    }
+
+    /// Names a bad end and hands it to the findings.
+    fn judge(&mut self, outcome: &Outcome, execs: u64, input: &[u8]) -> Result<(), CampaignError> {
+        let Some(seen) = self.triage.sight(&self.replica, outcome) else { return Ok(()) };
+        let at = Moment { execs, runtime: self.monitor.runtime(self.now) };
+        let verdict = self.findings.judge(&seen, input, at)?;
+        if let Verdict::New(name) = &verdict {
+            self.last.found.set(true);
+            self.tally.new_findings += 1;
+            self.monitor.found(name, outcome, at);
+        }
+        Ok(())
+    }
+}
+
+impl<EM, Z> Executor<EM, BytesInput, State, Z> for ReplicaExecutor {
+    fn run_target(
+        &mut self,
+        _: &mut Z,
+        state: &mut State,
+        _: &mut EM,
+        input: &BytesInput,
+    ) -> Result<ExitKind, Error> {
+        if self.over(*state.executions()) {
+            return Err(Error::shutting_down());
+        }
+        self.run(state, input.as_ref()).map_err(|fault| self.last.stop_with(fault))
+    }
+}
+
+impl HasObservers for ReplicaExecutor {
+    type Observers = Observers;
+
+    fn observers(&self) -> RefIndexable<&Observers, Observers> {
+        RefIndexable::from(&self.observers)
+    }
+    fn observers_mut(&mut self) -> RefIndexable<&mut Observers, Observers> {
+        RefIndexable::from(&mut self.observers)
+    }
+}

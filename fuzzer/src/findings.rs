@@ -1,0 +1,294 @@
+//! Findings: one folder each, named by cause, confirmed before it is kept.
+//!
+//! ```text
+//! findings/null-write-3f2a9c1e/
+//!   input         the smallest input that does it
+//!   first         the input it was found with, once a smaller one is known
+//!   report.txt    for people
+//!   report.json   for programs, and for `unifork repro`
+//! ```
+//!
+//! Two crashes are one finding when cause and stack agree. Two timeouts are one finding unless the
+//! later one reaches an edge that no earlier one did: where an endless loop is stopped is chance.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use unifork_vmm::{Outcome, ReplicaError};
+
+use crate::campaign::CampaignError;
+use crate::output::{self, OutputError, PARTIAL_PREFIX};
+use crate::report;
+use crate::triage::{Explanation, Probe, Sighting};
+
+/// Fresh forks that a would-be finding is run in when the first disagrees.
+const CONFIRMATIONS: u32 = 3;
+
+/// The machine a finding was found on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    /// The image or snapshot, as an absolute path.
+    pub(crate) image: PathBuf,
+    /// Its name.
+    pub(crate) name: String,
+    /// Hash of the snapshot that was forked.
+    pub(crate) snapshot: String,
+    /// Guest memory.
+    pub(crate) memory_bytes: u64,
+    /// Longest input.
+    pub(crate) input_max: u64,
+    /// Time a run may take.
+    pub(crate) deadline_ms: u64,
+    /// Reset engine.
+    pub(crate) engine: String,
+}
+
+/// `report.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) name: String,
+    /// What happened, in one sentence.
+    pub(crate) sentence: String,
+    pub(crate) outcome: Outcome,
+    pub(crate) stack_hash: String,
+    pub(crate) coverage_hash: String,
+    /// The application's edges it reached; kept for timeouts, which are told apart by them.
+    pub(crate) edges: Vec<u32>,
+    /// Runs in fresh forks that did the same, and how many were made.
+    pub(crate) agreed: u32,
+    pub(crate) confirmations: u32,
+    pub(crate) input_bytes: usize,
+    /// Executions and time of the campaign when it was found.
+    pub(crate) execs: u64,
+    pub(crate) runtime_s: f64,
+    pub(crate) found_unix: u64,
+    pub(crate) machine: Machine,
+    pub(crate) explanation: Explanation,
+}
+
+impl Record {
+    /// Reads `report.json` of a finding's folder.
+    pub(crate) fn read(folder: &Path) -> Result<Self, OutputError> {
+        let path = folder.join("report.json");
+        let text = fs::read(&path).map_err(OutputError::io("read", &path))?;
+        serde_json::from_slice(&text).map_err(|error| OutputError::io("read", &path)(io::Error::other(error)))
+    }
+}
+
+/// What became of a run that ended badly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A finding that was not known; its name.
+    New(String),
+    /// A known one. Its input may have been replaced by this smaller one.
+    Known(String),
+    /// A timeout that no fresh fork repeats: the host was slow.
+    Unrepeated,
+}
+
+/// When in a campaign something happened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) execs: u64,
+    pub(crate) runtime: Duration,
+}
+
+/// The findings of a campaign.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    dir: PathBuf,
+    // Name to the size of the smallest input.
+    known: BTreeMap<String, usize>,
+    // The edges some kept timeout reached.
+    hung: Vec<bool>,
+    probe: Probe,
+    machine: Machine,
+    /// Runs that ended in a known finding.
+    pub(crate) duplicates: u64,
+    /// Timeouts that did not repeat.
+    pub(crate) unrepeated: u64,
+}
+
+impl Findings {
+    /// Opens the folder `dir`, which exists, and reads what earlier campaigns found.
+    /// `edges` is the number of the application's counters.
+    pub(crate) fn open(dir: &Path, probe: Probe, machine: Machine, edges: usize) -> Result<Self, OutputError> {
+        output::remove_partial(dir);
+        let mut findings = Self {
+            dir: dir.to_path_buf(),
+            known: BTreeMap::new(),
+            hung: vec![false; edges],
+            probe,
+            machine,
+            duplicates: 0,
+            unrepeated: 0,
+        };
+        for entry in fs::read_dir(dir).map_err(OutputError::io("read", dir))? {
+            let entry = entry.map_err(OutputError::io("read", dir))?;
+            let folder = entry.path();
+            let Ok(input) = fs::metadata(folder.join("input")) else { continue };
+            match Record::read(&folder) {
+                Ok(record) => findings.reached(&record.edges),
+                Err(error) => eprintln!("unifork: warning: {error}; the finding is kept as it is"),
+            }
+            let bytes = usize::try_from(input.len()).unwrap_or(usize::MAX);
+            findings.known.insert(entry.file_name().to_string_lossy().into_owned(), bytes);
+        }
+        Ok(findings)
+    }
+
+    /// The names of all findings.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.known.keys().map(String::as_str)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.known.len()
+    }
+
+    /// The folder of the finding `name`.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Decides what to do with a run that ended as `seen`, and does it.
+    pub(crate) fn judge(&mut self, seen: &Sighting, input: &[u8], at: Moment) -> Result<Verdict, CampaignError> {
+        let timeout = matches!(seen.outcome, Outcome::Timeout);
+        if let Some(&smallest) = self.known.get(&seen.name) {
+            self.duplicates += 1;
+            // Confirming a timeout takes its whole deadline again, so only for half the size.
+            if if timeout { input.len() * 2 <= smallest } else { input.len() < smallest } {
+                self.shrink(seen, input, at)?;
+            }
+            return Ok(Verdict::Known(seen.name.clone()));
+        }
+        if timeout && !self.reaches_new(&seen.edges) {
+            self.duplicates += 1;
+            return Ok(Verdict::Known(seen.name.clone()));
+        }
+        let confirmed = self.confirm(seen, input)?;
+        if timeout && confirmed.agreed == 0 {
+            self.unrepeated += 1;
+            return Ok(Verdict::Unrepeated);
+        }
+        let record = self.record(seen, input, at, &confirmed);
+        self.keep(&record, input)?;
+        self.known.insert(seen.name.clone(), input.len());
+        self.reached(&seen.edges);
+        Ok(Verdict::New(seen.name.clone()))
+    }
+
+    /// Runs `input` in fresh forks, once where that does the same, else a few times.
+    fn confirm(&self, seen: &Sighting, input: &[u8]) -> Result<Confirmed, ReplicaError> {
+        let mut confirmed = Confirmed { agreed: 0, runs: 0, explanation: None };
+        while confirmed.runs < CONFIRMATIONS {
+            let probed = self.probe.run(input)?;
+            confirmed.runs += 1;
+            if probed.sighting.is_some_and(|again| again.same_as(seen)) {
+                confirmed.agreed += 1;
+                confirmed.explanation = Some(probed.explanation);
+            }
+            if confirmed.agreed == confirmed.runs {
+                break;
+            }
+        }
+        Ok(confirmed)
+    }
+
+    fn record(&self, seen: &Sighting, input: &[u8], at: Moment, confirmed: &Confirmed) -> Record {
+        Record {
+            name: seen.name.clone(),
+            sentence: report::sentence(&seen.outcome),
+            outcome: seen.outcome.clone(),
+            stack_hash: format!("{:016x}", seen.stack_hash),
+            coverage_hash: format!("{:016x}", seen.coverage_hash),
+            edges: seen.edges.clone(),
+            agreed: confirmed.agreed,
+            confirmations: confirmed.runs,
+            input_bytes: input.len(),
+            execs: at.execs,
+            runtime_s: at.runtime.as_secs_f64(),
+            found_unix: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
+            machine: self.machine.clone(),
+            explanation: confirmed.explanation.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Writes a new finding: all of its folder, or none of it.
+    fn keep(&self, record: &Record, input: &[u8]) -> Result<(), OutputError> {
+        let folder = tempfile::Builder::new()
+            .prefix(PARTIAL_PREFIX)
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir_in(&self.dir)
+            .map_err(OutputError::io("create a folder in", &self.dir))?;
+        for (name, bytes) in [("input", input), ("report.txt", &text(record)), ("report.json", &json(record))] {
+            let path = folder.path().join(name);
+            let write = || -> io::Result<()> {
+                let mut file = fs::File::create(&path)?;
+                file.write_all(bytes)?;
+                file.sync_all()
+            };
+            write().map_err(OutputError::io("write", &path))?;
+        }
+        let target = self.folder(&record.name);
+        fs::rename(folder.path(), &target).map_err(OutputError::io("create", &target))?;
+        // It is the finding now; there is nothing left to remove.
+        let _ = folder.keep();
+        Ok(())
+    }
+
+    /// Replaces the input of a known finding by a smaller one, if a fresh fork confirms it.
+    fn shrink(&mut self, seen: &Sighting, input: &[u8], at: Moment) -> Result<(), CampaignError> {
+        let confirmed = self.confirm(seen, input)?;
+        if confirmed.agreed != confirmed.runs {
+            return Ok(());
+        }
+        let folder = self.folder(&seen.name);
+        let (path, first) = (folder.join("input"), folder.join("first"));
+        if !first.exists() {
+            let bytes = fs::read(&path).map_err(OutputError::io("read", &path))?;
+            output::write_whole(&first, &bytes)?;
+        }
+        let record = self.record(seen, input, at, &confirmed);
+        output::write_whole(&path, input)?;
+        output::write_whole(&folder.join("report.txt"), &text(&record))?;
+        output::write_whole(&folder.join("report.json"), &json(&record))?;
+        self.known.insert(seen.name.clone(), input.len());
+        Ok(())
+    }
+
+    fn reaches_new(&self, edges: &[u32]) -> bool {
+        let nothing_hung = !self.hung.contains(&true);
+        nothing_hung || edges.iter().any(|&edge| self.hung.get(edge as usize) == Some(&false))
+    }
+
+    fn reached(&mut self, edges: &[u32]) {
+        for &edge in edges {
+            if let Some(hung) = self.hung.get_mut(edge as usize) {
+                *hung = true;
+            }
+        }
+    }
+}
+
+/// What fresh forks said.
+struct Confirmed {
+    agreed: u32,
+    runs: u32,
+    explanation: Option<Explanation>,
+}
+
+fn text(record: &Record) -> Vec<u8> {
+    report::finding(record).into_bytes()
+}
+
+fn json(record: &Record) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(record).expect("a record is plain data with string keys");
+    bytes.push(b'\n');
+    bytes
+}

@@ -1,0 +1,154 @@
+//! From a path to a snapshot that can be forked: an image is booted, a snapshot file is mapped.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use thiserror::Error;
+use unifork_vmm::{
+    Boot, BootEnd, BootError, GuestImage, ImageError, Kvm, KvmError, MachineConfig, Outcome, Snapshot, SnapshotError,
+};
+
+use crate::report;
+use crate::units;
+
+/// What the machine is like. A snapshot file has it frozen in.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MachineArgs {
+    /// Guest memory
+    #[arg(long, default_value = "64M", value_parser = units::size, value_name = "SIZE")]
+    pub(crate) memory: u64,
+    /// Longest input; a longer seed is left out, never cut
+    #[arg(long, default_value = "1M", value_parser = units::size, value_name = "SIZE")]
+    pub(crate) input_max: u64,
+    /// Time the program may take from boot to its first input
+    #[arg(long, default_value = "30s", value_parser = units::duration, value_name = "TIME")]
+    pub(crate) boot_deadline: Duration,
+}
+
+impl MachineArgs {
+    /// As the VMM takes it.
+    pub(crate) fn config(&self, args: &[String], env: &[String]) -> MachineConfig {
+        MachineConfig {
+            memory_bytes: self.memory,
+            input_max: self.input_max,
+            boot_deadline: self.boot_deadline,
+            args: args.to_vec(),
+            env: env.to_vec(),
+            ..MachineConfig::default()
+        }
+    }
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, Error)]
+pub(crate) enum MachineError {
+    /// No usable KVM: the host's.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It is no image.
+    #[error("{} is not an image that can be run", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+    /// It is no snapshot, or of another build or host.
+    #[error("cannot use {}", path.display())]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SnapshotError,
+    },
+    /// It does not boot.
+    #[error("cannot boot {}", path.display())]
+    Boot {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        source: BootError,
+    },
+    /// It ran, and ended without asking for an input.
+    #[error("{} asked for no input: {}{}", path.display(), report::sentence(outcome), last_words(console))]
+    NoInput {
+        /// The image.
+        path: PathBuf,
+        /// How it ended.
+        outcome: Box<Outcome>,
+        /// What it said.
+        console: String,
+    },
+}
+
+fn last_words(console: &str) -> String {
+    console.lines().next_back().map_or_else(String::new, |line| format!(", after saying `{line}`"))
+}
+
+/// A frozen machine and where it came from.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) kvm: Arc<Kvm>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// The boot, unless a snapshot file was opened.
+    pub(crate) boot: Option<BootFacts>,
+}
+
+/// What booting told.
+#[derive(Clone, Debug)]
+pub(crate) struct BootFacts {
+    pub(crate) elapsed: Duration,
+    pub(crate) unserved: Vec<(u64, u32)>,
+}
+
+/// Whether `path` is an ELF file, and so an image rather than a snapshot.
+pub(crate) fn is_elf(path: &Path) -> Result<bool, MachineError> {
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read(&mut magic));
+    match read {
+        Ok(count) => Ok(magic[..count] == *b"\x7fELF"),
+        Err(source) => Err(MachineError::Read { path: path.to_path_buf(), source }),
+    }
+}
+
+/// Boots the ELF file `path` and says how that went.
+pub(crate) fn boot(kvm: &Kvm, path: &Path, config: &MachineConfig) -> Result<Boot, MachineError> {
+    let image =
+        GuestImage::open(path).map_err(|source| MachineError::Image { path: path.to_path_buf(), source })?;
+    unifork_vmm::boot(kvm, unifork_guest::KERNEL, &image, config)
+        .map_err(|source| MachineError::Boot { path: path.to_path_buf(), source })
+}
+
+/// Opens `path`, an image or a snapshot file, as a frozen machine.
+pub(crate) fn open(path: &Path, args: &MachineArgs) -> Result<Machine, MachineError> {
+    let elf = is_elf(path)?;
+    let kvm = Arc::new(Kvm::open()?);
+    if !elf {
+        let snapshot =
+            Snapshot::open(path).map_err(|source| MachineError::Snapshot { path: path.to_path_buf(), source })?;
+        return Ok(Machine { kvm, snapshot: Arc::new(snapshot), boot: None });
+    }
+    let boot = boot(&kvm, path, &args.config(&[], &[]))?;
+    let console = String::from_utf8_lossy(&boot.console).into_owned();
+    match boot.end {
+        BootEnd::Snapshot(snapshot) => {
+            let facts = BootFacts { elapsed: boot.elapsed, unserved: boot.unserved };
+            Ok(Machine { kvm, snapshot, boot: Some(facts) })
+        }
+        BootEnd::Ended(outcome) => {
+            Err(MachineError::NoInput { path: path.to_path_buf(), outcome: Box::new(outcome), console })
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What a campaign says of itself: a line a second, and the same figures in `stats.jsonl`.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use libafl::HasNamedMetadata;
+use libafl::corpus::Corpus as _;
+use libafl::feedbacks::MapFeedbackMetadata;
+use libafl::state::{HasCorpus, HasExecutions};
+use serde::{Deserialize, Serialize};
+use unifork_vmm::Outcome;
+
+use crate::campaign::State;
+use crate::cmd::say;
+use crate::executor::Tally;
+use crate::findings::{Findings, Moment};
+use crate::output::OutputError;
+use crate::report;
+use crate::stage::calibrate;
+use crate::units::{show_clock, show_count};
+
+/// Time between two lines.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The figures of one moment; a line of `stats.jsonl`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    /// Seconds since the epoch.
+    pub(crate) unix: u64,
+    /// Seconds of fuzzing, those of earlier sessions included.
+    pub(crate) runtime_s: f64,
+    /// Executions, those of earlier sessions included.
+    pub(crate) execs: u64,
+    /// Executions a second since the line before.
+    pub(crate) execs_per_s: f64,
+    pub(crate) corpus: usize,
+    pub(crate) edges: usize,
+    pub(crate) edges_total: usize,
+    /// The libOS's edges that were seen covered, and all of them.
+    pub(crate) kernel_edges: usize,
+    pub(crate) kernel_edges_total: usize,
+    pub(crate) findings: usize,
+    /// Runs that ended in a finding that was known.
+    pub(crate) duplicates: u64,
+    /// Timeouts that did not repeat in a fresh fork.
+    pub(crate) unrepeated: u64,
+    /// The share of covered edges whose counts repeat, of one.
+    pub(crate) stability: f64,
+    pub(crate) reset_pages_per_run: f64,
+}
+
+impl Figures {
+    /// The line for people.
+    pub(crate) fn line(&self) -> String {
+        let percent = 100.0 * self.edges as f64 / self.edges_total.max(1) as f64;
+        format!(
+            "{:>7}  {} execs  {}/s  corpus {}  edges {}/{} ({percent:.1} %)  findings {}  stability {:.1} %",
+            show_clock(Duration::try_from_secs_f64(self.runtime_s).unwrap_or_default()),
+            show_count(self.execs),
+            show_count(self.execs_per_s.round() as u64),
+            show_count(self.corpus as u64),
+            show_count(self.edges as u64),
+            show_count(self.edges_total as u64),
+            self.findings,
+            100.0 * self.stability,
+        )
+    }
+}
+
+/// Prints and stores figures.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    start: Instant,
+    // Time of earlier sessions.
+    before: Duration,
+    due: Instant,
+    last: (Instant, u64),
+    edges_total: usize,
+    stats: File,
+    path: PathBuf,
+    json: bool,
+}
+
+/// The last whole line of `stats.jsonl`: where the session before got to.
+pub(crate) fn last_figures(path: &Path) -> Option<Figures> {
+    let text = fs::read(path).ok()?;
+    // A kill may have left half a line at the end.
+    text.rsplit(|&byte| byte == b'\n').find_map(|line| serde_json::from_slice(line).ok())
+}
+
+impl Monitor {
+    /// Starts the clock. `before` is where earlier sessions got to, `edges_total` the number of
+    /// the application's counters.
+    pub(crate) fn start(
+        path: PathBuf,
+        before: Option<&Figures>,
+        edges_total: usize,
+        json: bool,
+    ) -> Result<Self, OutputError> {
+        let mut stats =
+            File::options().create(true).append(true).open(&path).map_err(OutputError::io("create", &path))?;
+        // Half a line of a killed session is ended, so that the next one starts on its own.
+        if fs::read(&path).is_ok_and(|text| !text.is_empty() && !text.ends_with(b"\n")) {
+            stats.write_all(b"\n").map_err(OutputError::io("write", &path))?;
+        }
+        let start = Instant::now();
+        let before_s = before.map_or(0.0, |figures| figures.runtime_s);
+        Ok(Self {
+            start,
+            before: Duration::try_from_secs_f64(before_s).unwrap_or_default(),
+            due: start + PERIOD,
+            last: (start, before.map_or(0, |figures| figures.execs)),
+            edges_total,
+            stats,
+            path,
+            json,
+        })
+    }
+
+    /// Whether it is time for a line.
+    #[inline]
+    pub(crate) fn due(&self, now: Instant) -> bool {
+        now >= self.due
+    }
+
+    /// Time spent fuzzing, earlier sessions included.
+    pub(crate) fn runtime(&self, now: Instant) -> Duration {
+        self.before + now.saturating_duration_since(self.start)
+    }
+
+    /// Time of this session alone.
+    pub(crate) fn session(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Prints a line and stores the figures.
+    pub(crate) fn tick(
+        &mut self,
+        now: Instant,
+        state: &State,
+        tally: &Tally,
+        findings: &Findings,
+    ) -> Result<Figures, OutputError> {
+        let figures = self.figures(now, state, tally, findings);
+        self.last = (now, figures.execs);
+        self.due = now + PERIOD;
+        let mut line = serde_json::to_string(&figures).expect("figures are plain data");
+        line.push('\n');
+        self.stats.write_all(line.as_bytes()).map_err(OutputError::io("write", &self.path))?;
+        if self.json {
+            say(&line);
+        } else {
+            say(&format!("{}\n", figures.line()));
+        }
+        Ok(figures)
+    }
+
+    /// Says that something was found.
+    pub(crate) fn found(&self, name: &str, outcome: &Outcome, at: Moment) {
+        if self.json {
+            let line = serde_json::json!({ "finding": name, "sentence": report::sentence(outcome), "execs": at.execs });
+            say(&format!("{line}\n"));
+        } else {
+            let clock = show_clock(at.runtime);
+            say(&format!("{clock:>7}  FINDING {name}: {}\n", report::sentence(outcome)));
+        }
+    }
+
+    fn figures(&self, now: Instant, state: &State, tally: &Tally, findings: &Findings) -> Figures {
+        let covered = |name| {
+            let map = state.named_metadata_map().get::<MapFeedbackMetadata<u8>>(name);
+            map.map_or(0, |map| map.num_covered_map_indexes)
+        };
+        let execs = *state.executions();
+        let (then, execs_then) = self.last;
+        let seconds = now.saturating_duration_since(then).as_secs_f64().max(1e-9);
+        let edges = covered("edges");
+        Figures {
+            unix: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
+            runtime_s: self.runtime(now).as_secs_f64(),
+            execs,
+            execs_per_s: execs.saturating_sub(execs_then) as f64 / seconds,
+            corpus: state.corpus().count(),
+            edges,
+            edges_total: self.edges_total,
+            kernel_edges: tally.kernel_seen.iter().filter(|&&seen| seen).count(),
+            kernel_edges_total: tally.kernel_seen.len(),
+            findings: findings.count(),
+            duplicates: findings.duplicates,
+            unrepeated: findings.unrepeated,
+            stability: calibrate::stability(state, edges),
+            reset_pages_per_run: tally.reset_pages as f64 / tally.runs.max(1) as f64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_every_figure() {
+        let figures = Figures {
+            runtime_s: 65.4,
+            execs: 1_234_567,
+            execs_per_s: 9_876.5,
+            corpus: 42,
+            edges: 412,
+            edges_total: 1743,
+            findings: 1,
+            stability: 0.995,
+            ..Figures::default()
+        };
+        assert_eq!(
+            figures.line(),
+            "   1:05  1,234,567 execs  9,877/s  corpus 42  edges 412/1,743 (23.6 %)  findings 1  stability 99.5 %"
+        );
+    }
+
+    #[test]
+    fn half_a_line_at_the_end_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats.jsonl");
+        assert_eq!(last_figures(&path), None);
+        let figures = Figures { execs: 7, ..Figures::default() };
+        let line = serde_json::to_string(&figures).unwrap();
+        fs::write(&path, format!("{line}\n{}", &line[..20])).unwrap();
+        assert_eq!(last_figures(&path), Some(figures));
+    }
+}

@@ -1,0 +1,163 @@
+//! The folder of one campaign: who owns it, and files in it that appear whole or not at all.
+//!
+//! ```text
+//! NAME.campaign/
+//!   lock             held (flock) by the campaign that runs; holds its process id
+//!   queue/           the corpus, one file an input        queue.rs
+//!   corrupt/         queue files that were damaged, set aside
+//!   findings/NAME/   one folder a finding                 findings.rs
+//!   state.postcard   the fuzzer's state, from time to time  journal.rs
+//!   stats.jsonl      one line of figures a second
+//! ```
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Why a campaign folder cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum OutputError {
+    /// Another process holds the lock.
+    #[error("another campaign{} is writing to {}", owner(*pid), path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+        /// The process that holds it, where it said so.
+        pid: Option<u32>,
+    },
+    /// A file or folder could not be made, written or read.
+    #[error("cannot {op} {}", path.display())]
+    Io {
+        /// What was being done: "create", "write", "read", "lock".
+        op: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn owner(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+impl OutputError {
+    /// For `map_err`.
+    pub(crate) fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { op, path, source }
+    }
+}
+
+/// The folder of one campaign, owned until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Output {
+    root: PathBuf,
+    // Invariant: holds the flock on `root/lock`.
+    _lock: File,
+}
+
+impl Output {
+    /// Makes the folder if need be, and takes it for this process.
+    pub(crate) fn open(root: &Path) -> Result<Self, OutputError> {
+        fs::create_dir_all(root).map_err(OutputError::io("create", root))?;
+        let path = root.join("lock");
+        let mut lock = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(OutputError::io("create", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let pid = lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                return Err(OutputError::Busy { path: root.to_path_buf(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(OutputError::Io { op: "lock", path, source }),
+        }
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(OutputError::io("write", &path))?;
+        Ok(Self { root: root.to_path_buf(), _lock: lock })
+    }
+
+    /// A path in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The folder itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A folder in the folder, made if need be.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf, OutputError> {
+        let path = self.path(name);
+        fs::create_dir_all(&path).map_err(OutputError::io("create", &path))?;
+        Ok(path)
+    }
+}
+
+/// What the name of a file that is still being written starts with.
+pub(crate) const PARTIAL_PREFIX: &str = ".partial-";
+
+/// Writes a file whole or not at all: under another name in the same folder, then renamed. A kill
+/// leaves the old file or the new one, and perhaps a `.partial-` file that the next start removes.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(PARTIAL_PREFIX)
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(folder)
+        .map_err(OutputError::io("create a file in", folder))?;
+    file.write_all(bytes).map_err(OutputError::io("write", path))?;
+    file.persist(path).map_err(|failed| OutputError::io("write", path)(failed.error))?;
+    Ok(())
+}
+
+/// Removes what a killed campaign left half-written in `folder`.
+pub(crate) fn remove_partial(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PARTIAL_PREFIX) {
+            let path = entry.path();
+            // What cannot be removed is only clutter.
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_refused_until_the_first_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Output::open(dir.path()).unwrap();
+        let refused = Output::open(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(first);
+        Output::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_leftovers_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_whole(&path, b"one").unwrap();
+        write_whole(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        fs::write(dir.path().join(".partial-x"), b"half").unwrap();
+        remove_partial(dir.path());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(write_whole(&dir.path().join("none/a"), b"").is_err());
+    }
+}

@@ -1,0 +1,145 @@
+//! The corpus on disk: one file an input, written whole as it is found.
+//!
+//! A file is called `NNNNNN-HASH`: the order it was found in, and the hash of its bytes, which is
+//! how damage is noticed. LibAFL's own on-disk corpus is not used because its counters and lock
+//! files do not survive a kill between two of its writes, and a full disk is only logged.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use libafl_bolts::hash_std;
+
+use crate::output::{self, OutputError};
+
+/// The folder of a corpus.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    dir: PathBuf,
+    next: u64,
+    known: HashSet<u64>,
+}
+
+/// One input read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Its file's name.
+    pub(crate) name: String,
+    /// Its bytes.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A file that was damaged, and where it is now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SetAside {
+    /// The file's name in the queue.
+    pub(crate) name: String,
+    /// Where it was moved, or why that failed.
+    pub(crate) moved: Result<PathBuf, String>,
+}
+
+impl Queue {
+    /// Opens `dir`, which exists, and reads what is in it in the order it was found. Files whose
+    /// bytes do not match their name are moved to `corrupt`, made if needed.
+    pub(crate) fn open(dir: &Path, corrupt: &Path) -> Result<(Self, Vec<Stored>, Vec<SetAside>), OutputError> {
+        output::remove_partial(dir);
+        let mut names: Vec<String> = Vec::new();
+        for entry in fs::read_dir(dir).map_err(OutputError::io("read", dir))? {
+            let entry = entry.map_err(OutputError::io("read", dir))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.starts_with('.') && entry.path().is_file() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        let mut queue = Self { dir: dir.to_path_buf(), next: 0, known: HashSet::new() };
+        let (mut stored, mut aside) = (Vec::new(), Vec::new());
+        for name in names {
+            let path = dir.join(&name);
+            let bytes = fs::read(&path).map_err(OutputError::io("read", &path))?;
+            let hash = hash_std(&bytes);
+            match parse(&name) {
+                Some((number, expected)) => {
+                    queue.next = queue.next.max(number + 1);
+                    if expected != hash {
+                        aside.push(set_aside(&path, name, corrupt));
+                        continue;
+                    }
+                }
+                // Someone put it there: an input to import under a name of its own.
+                None => log::info!("importing {}", path.display()),
+            }
+            if queue.known.insert(hash) {
+                stored.push(Stored { name, bytes });
+            }
+        }
+        Ok((queue, stored, aside))
+    }
+
+    /// Writes `bytes` and gives the file's name, or none when the queue has them already.
+    pub(crate) fn save(&mut self, bytes: &[u8]) -> Result<Option<String>, OutputError> {
+        let hash = hash_std(bytes);
+        if self.known.contains(&hash) {
+            return Ok(None);
+        }
+        let name = format!("{:06}-{hash:016x}", self.next);
+        output::write_whole(&self.dir.join(&name), bytes)?;
+        self.known.insert(hash);
+        self.next += 1;
+        Ok(Some(name))
+    }
+}
+
+fn parse(name: &str) -> Option<(u64, u64)> {
+    let (number, hash) = name.split_once('-')?;
+    if number.len() < 6 || hash.len() != 16 {
+        return None;
+    }
+    Some((number.parse().ok()?, u64::from_str_radix(hash, 16).ok()?))
+}
+
+fn set_aside(path: &Path, name: String, corrupt: &Path) -> SetAside {
+    let target = corrupt.join(&name);
+    let moved = fs::create_dir_all(corrupt)
+        .and_then(|()| fs::rename(path, &target))
+        .map(|()| target)
+        .map_err(|error| error.to_string());
+    SetAside { name, moved }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_read_back_in_order_and_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut queue, stored, _) = Queue::open(dir.path(), &dir.path().join("c")).unwrap();
+        assert!(stored.is_empty());
+        for bytes in [b"bb".as_slice(), b"a", b""] {
+            assert!(queue.save(bytes).unwrap().is_some());
+        }
+        assert!(queue.save(b"a").unwrap().is_none());
+        let (mut queue, stored, aside) = Queue::open(dir.path(), &dir.path().join("c")).unwrap();
+        let bytes: Vec<_> = stored.iter().map(|s| s.bytes.as_slice()).collect();
+        assert_eq!(bytes, [b"bb".as_slice(), b"a", b""]);
+        assert!(aside.is_empty());
+        assert!(queue.save(b"new").unwrap().unwrap().starts_with("000003-"));
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let corrupt = dir.path().join("corrupt");
+        let queue_dir = dir.path().join("queue");
+        fs::create_dir(&queue_dir).unwrap();
+        let (mut queue, ..) = Queue::open(&queue_dir, &corrupt).unwrap();
+        let name = queue.save(b"whole input").unwrap().unwrap();
+        fs::write(queue_dir.join(&name), b"whole in").unwrap();
+        fs::write(queue_dir.join("imported.txt"), b"mine").unwrap();
+        let (_, stored, aside) = Queue::open(&queue_dir, &corrupt).unwrap();
+        assert_eq!(stored, [Stored { name: "imported.txt".into(), bytes: b"mine".to_vec() }]);
+        assert_eq!(aside, [SetAside { name: name.clone(), moved: Ok(corrupt.join(&name)) }]);
+        assert!(corrupt.join(name).exists());
+    }
+}

@@ -1,0 +1,3 @@
+//! Stages of our own; the mutational ones are LibAFL's.
+
+pub(crate) mod calibrate;
