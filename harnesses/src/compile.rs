@@ -168,7 +168,12 @@ pub struct BuildRequest {
     pub jobs: Option<NonZeroUsize>,
     /// Diagnostics in colour.
     pub color: bool,
+    /// Told what is being done.
+    pub progress: Option<Progress>,
 }
+
+/// Is given a few words on each step as it begins ("compiling a.c"), from any thread.
+pub type Progress = fn(&str);
 
 /// An image that was built.
 #[derive(Clone, Debug)]
@@ -210,6 +215,7 @@ impl BuildRequest {
             object_cache: None,
             jobs: None,
             color: false,
+            progress: None,
         };
         for path in files.iter().cloned().chain(request.flags.files.split_off(0)) {
             match kind(&path)? {
@@ -301,15 +307,16 @@ pub fn build(request: &BuildRequest) -> Result<Built, BuildError> {
             arguments.push("-fcolor-diagnostics".into());
         }
         arguments.push(forget_scratch.clone());
-        jobs.push(Job { source: unit.path.clone(), arguments });
+        jobs.push(Job { source: unit.path.clone(), arguments, announce: true });
     }
     for source in &runtime.sources {
         let mut arguments = toolchain.compile_flags(Language::C);
         arguments.push(forget_scratch.clone());
-        jobs.push(Job { source: source.clone(), arguments });
+        jobs.push(Job { source: source.clone(), arguments, announce: false });
     }
 
     let mut objects = Objects::new(&toolchain, scratch.path(), request.object_cache.clone());
+    objects.progress = request.progress;
     // Paths in the scratch folder differ between builds; they stand for the same files.
     objects.forget = vec![(scratch.path().display().to_string(), "$SCRATCH".into())];
     let compiled = objects.compile(&jobs, request.jobs)?;
@@ -322,6 +329,9 @@ pub fn build(request: &BuildRequest) -> Result<Built, BuildError> {
         script: &runtime.script,
         output: &linked,
     };
+    if let Some(progress) = request.progress {
+        progress(&format!("linking {}", request.output.display()));
+    }
     let link_warnings = link::link(&toolchain, &inputs)?;
     let bytes = fs::read(&linked).map_err(io_error("read", &linked))?;
     let counters = inspect::inspect(&bytes)?;

@@ -1,6 +1,6 @@
 //! Gets third-party sources, checks them and unpacks them.
 //!
-//! Sources come by package name from crates.io or from Debian, with their ordinary clients (`cargo`
+//! Sources come by package name from Rust's package registry or from Debian, with their ordinary clients (`cargo`
 //! and `apt-get`), so that mirrors and proxies the user has configured apply. This module knows no
 //! address. Everything is pinned by SHA-256; a file that differs is not unpacked.
 //!
@@ -22,6 +22,7 @@ use std::process::{Command, Output};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::compile::Progress;
 use crate::manifest::{Package, Source};
 
 mod cargo;
@@ -104,13 +105,15 @@ fn by_hand(file: &str, downloads: &Path) -> String {
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
+    /// Told what is being fetched.
+    pub progress: Option<Progress>,
 }
 
 impl Cache {
     /// The cache at this folder, which need not exist yet.
     #[must_use]
     pub fn at(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, progress: None }
     }
 
     /// The cache for building the harness in `folder`: `UNIFORK_CACHE` if it is set, else `target/`
@@ -161,6 +164,9 @@ impl Cache {
             return Ok(unpacked);
         }
         create_folder(&self.downloads())?;
+        if let Some(progress) = self.progress {
+            progress(&format!("fetching {name} {}", source.version));
+        }
         let archive = match source.package() {
             Package::Crate(name) => cargo::download(self, name, source)?,
             Package::Debian(name) => debian::download(self, name, source)?,

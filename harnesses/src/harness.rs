@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::compile::{BuildError, BuildRequest, Built, Flags, Libc, Unit, build, io_error};
+use crate::compile::{BuildError, BuildRequest, Built, Flags, Libc, Progress, Unit, build, io_error};
 use crate::fetch::Cache;
 use crate::manifest::{FILE_NAME, Language, Manifest};
 
@@ -19,7 +19,7 @@ const FOLDER_DEPTH_MAX: usize = 4;
 ///
 /// Any [`BuildError`]; the output is then as it was.
 pub fn build_harness(folder: &Path, output: &Path, flags: &Flags) -> Result<Built, BuildError> {
-    build(&request(folder, output, flags)?)
+    build(&request(folder, output, flags, None)?)
 }
 
 /// The request that [`build_harness`] makes, after fetching the sources.
@@ -27,9 +27,15 @@ pub fn build_harness(folder: &Path, output: &Path, flags: &Flags) -> Result<Buil
 /// # Errors
 ///
 /// [`BuildError::Manifest`], [`BuildError::Fetch`] and [`BuildError::NotFound`].
-pub fn request(folder: &Path, output: &Path, flags: &Flags) -> Result<BuildRequest, BuildError> {
+pub fn request(
+    folder: &Path,
+    output: &Path,
+    flags: &Flags,
+    progress: Option<Progress>,
+) -> Result<BuildRequest, BuildError> {
     let manifest = Manifest::read(folder)?;
-    let cache = Cache::for_harness(folder);
+    let mut cache = Cache::for_harness(folder);
+    cache.progress = progress;
     let mut include: Vec<PathBuf> = manifest.include.iter().map(|path| folder.join(path)).collect();
     let mut sources = Vec::new();
     for source in &manifest.source {
@@ -66,6 +72,7 @@ pub fn request(folder: &Path, output: &Path, flags: &Flags) -> Result<BuildReque
         object_cache: Some(cache.objects()),
         jobs: None,
         color: false,
+        progress,
     })
 }
 

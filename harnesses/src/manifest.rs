@@ -123,7 +123,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A crate on crates.io that carries the sources.
+    /// A crate that carries the sources.
     #[serde(rename = "crate")]
     crate_name: Option<String>,
     /// A Debian source package; its upstream tarball is used, without Debian's patches.
@@ -149,7 +149,7 @@ pub struct Source {
 /// Where a [`Source`] comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Package<'a> {
-    /// A crate on crates.io.
+    /// A Rust crate.
     Crate(&'a str),
     /// A Debian source package.
     Debian(&'a str),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use unifork_harnesses::compile::Toolchain;
 use unifork_harnesses::{BuildError, BuildRequest, Built, Libc, build};
 
 const ENTRY: &str = "int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)";
@@ -46,6 +47,10 @@ impl Project {
         let (printed, hint) = error.diagnostics().unwrap_or_default();
         format!("{error}\n{printed}\nhint: {}", hint.unwrap_or("none"))
     }
+}
+
+fn clang() -> Command {
+    Command::new(Toolchain::find(Libc::Glibc).unwrap().clang())
 }
 
 /// Runs an image on one input on plain Linux and returns what it printed.
@@ -99,20 +104,23 @@ fn counters_have_pages_of_their_own_with_gnu_ld_too() {
     let source = project.source("harness.c", &harness("    if (size > 3) return -1;"));
     let runtime = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/runtime");
     let object = project.path("harness.o");
-    let clang = |arguments: &mut Command| assert!(arguments.status().unwrap().success());
-    clang(
-        Command::new("clang-16")
-            .args(["-O1", "-fno-pie", "-fsanitize-coverage=inline-8bit-counters,pc-table", "-c"])
-            .args([&source, Path::new("-o"), &object]),
+    let succeed = |command: &mut Command| assert!(command.status().unwrap().success());
+    succeed(
+        clang().args(["-O1", "-fno-pie", "-fsanitize-coverage=inline-8bit-counters,pc-table", "-c"]).args([
+            &source,
+            Path::new("-o"),
+            &object,
+        ]),
     );
-    let mut link = Command::new("clang-16");
-    link.args(["-O1", "-static", "-no-pie", "-fno-pie", "-fuse-ld=bfd"]).arg(&object);
+    let mut link = clang();
+    link.args(["-O1", "-static", "-no-pie", "-fno-pie", "-fuse-ld=bfd", "-Wno-unused-command-line-argument"])
+        .arg(&object);
     for file in ["assert.c", "driver.c", "image.c", "sancov.c", "standalone.c"] {
         link.arg(runtime.join(file));
     }
     let image = project.path("bfd.img");
     link.arg(format!("-Wl,-T,{}", runtime.join("counters.ld").display())).arg("-o").arg(&image);
-    clang(&mut link);
+    succeed(&mut link);
 
     let bytes = fs::read(&image).unwrap();
     let elf = object::File::parse(&*bytes).unwrap();
@@ -158,11 +166,9 @@ fn objects_and_archives_are_linked_and_user_flags_win_over_ours() {
     let library = project.source("library.c", "int in_library(void) { return ANSWER; }");
     let object = project.path("library.o");
     let archive = project.path("liblibrary.a");
-    let clang = Command::new("clang-16")
-        .args(["-DANSWER=7", "-fno-pie", "-c"])
-        .args([&library, Path::new("-o"), &object])
-        .status();
-    assert!(clang.unwrap().success());
+    let compiled =
+        clang().args(["-DANSWER=7", "-fno-pie", "-c"]).args([&library, Path::new("-o"), &object]).status();
+    assert!(compiled.unwrap().success());
     assert!(Command::new("ar").arg("rcs").args([&archive, &object]).status().unwrap().success());
 
     project.build(&[source.clone(), object], "-O0").unwrap();

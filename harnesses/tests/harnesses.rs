@@ -1,7 +1,7 @@
 //! Every harness: its manifest is right, it builds, its seeds run clean on plain Linux and reach
 //! what they should; every planted bug does on plain Linux what it says.
 //!
-//! The first run gets the sources from crates.io and Debian, into the repository's `target/`.
+//! The first run gets the sources with cargo and apt-get, into the repository's `target/`.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -20,7 +20,7 @@ use std::thread;
 
 use sha2::{Digest, Sha256};
 
-use super::{BuildError, Toolchain, io_error};
+use super::{BuildError, Progress, Toolchain, io_error};
 use crate::fetch::{hex, sha256_of_file};
 
 /// One file to compile.
@@ -29,6 +29,8 @@ pub(super) struct Job {
     pub(super) source: PathBuf,
     /// Everything but `-c`, input and output.
     pub(super) arguments: Vec<String>,
+    /// Whether it is worth a word of progress.
+    pub(super) announce: bool,
 }
 
 /// Compiles jobs into a folder.
@@ -39,6 +41,7 @@ pub(super) struct Objects<'a> {
     cache: Option<PathBuf>,
     /// Replacements made in what is hashed for a key, for paths that differ between builds.
     pub(super) forget: Vec<(String, String)>,
+    pub(super) progress: Option<Progress>,
 }
 
 /// All jobs, compiled.
@@ -61,7 +64,7 @@ enum Outcome {
 
 impl<'a> Objects<'a> {
     pub(super) fn new(toolchain: &'a Toolchain, scratch: &Path, cache: Option<PathBuf>) -> Self {
-        Self { toolchain, scratch: scratch.into(), cache, forget: Vec::new() }
+        Self { toolchain, scratch: scratch.into(), cache, forget: Vec::new(), progress: None }
     }
 
     /// Compiles all jobs. After the first failure none is begun, so that one mistake in a header is
@@ -110,6 +113,9 @@ impl<'a> Objects<'a> {
             return Ok(Outcome::Reused { object: kept.with_added_extension("o") });
         }
 
+        if let Some(progress) = self.progress.filter(|_| job.announce) {
+            progress(&format!("compiling {}", job.source.display()));
+        }
         let object = self.scratch.join(format!("{index}-{stem}.o"));
         let dependencies = object.with_added_extension("d");
         let mut command = Command::new(self.toolchain.clang());

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+#
+# Runs every check and test: installs what is missing, then formatting, lints and tests, cheapest
+# first. Works from any folder. Ends with the test runner's own summary.
+#
+# Arguments go to the test runner, as in: scripts/test.sh --package unifork-harnesses
+set -euo pipefail
+
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+scripts/setup.sh
+
+# The guest's crates are outside the workspace: they are built with flags of their own.
+for manifest in Cargo.toml guest/*/Cargo.toml; do
+    cargo fmt --check --manifest-path "$manifest"
+done
+cargo clippy --release --workspace --all-targets -- --deny warnings
+
+if cargo nextest --version >/dev/null 2>&1; then
+    # nextest does not run the examples in documentation.
+    cargo test --release --workspace --doc --quiet
+    cargo nextest run --release --workspace "$@"
+else
+    cargo test --release --workspace "$@"
+fi
