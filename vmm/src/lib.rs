@@ -1,1 +1,45 @@
 //! Run one guest under KVM, freeze it, fork it, and put it back.
+//!
+//! ```text
+//!  ELF files ─► boot ─► Snapshot ─► Replica ─► run(input) ─► Outcome, counters, console
+//!                          ▲           │  ▲                          │
+//!                       file.rs        └──┴──────── reset ◄──────────┘
+//! ```
+//!
+//! - [`boot()`] loads the libOS kernel and an application and runs them until the application asks
+//!   for its first input; the machine is frozen there as a [`Snapshot`].
+//! - A [`Replica`] is one fork: it maps the snapshot's memory copy-on-write. [`Replica::run`] gives
+//!   it an input, [`Replica::reset`] puts it back.
+//! - [`introspect`] looks at a stopped guest: symbols, backtraces, disassembly, reports.
+//!
+//! This crate knows no fuzzing engine and no harness. Whatever a guest does is an [`Outcome`];
+//! errors are the host's or the files'.
+
+pub mod addr;
+pub mod bench;
+pub mod boot;
+pub mod caps;
+pub mod elf;
+pub mod introspect;
+pub mod layout;
+mod machine;
+pub mod memory;
+pub mod outcome;
+pub mod plan;
+pub mod replica;
+pub mod reset;
+pub mod snapshot;
+mod stack;
+mod sys;
+pub mod testing;
+pub mod vcpu;
+mod vm;
+mod windows;
+
+pub use boot::{Boot, BootEnd, BootError, MachineConfig, boot};
+pub use caps::{HostCaps, Kvm, KvmError};
+pub use elf::{GuestImage, ImageError};
+pub use outcome::{Cause, Crash, CrashKind, Outcome};
+pub use replica::{Replica, ReplicaError};
+pub use reset::{Engine, ResetStats};
+pub use snapshot::{Snapshot, SnapshotError, Space};

@@ -1,0 +1,380 @@
+//! From two ELF files to a frozen machine: load, start, run until the guest asks for its first
+//! input.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use unifork_abi::{
+    self as abi, ABI_VERSION, AT_UNIFORK, BootInfo, Hypercall, KERNEL_END_VA, KERNEL_MAGIC, KERNEL_VA, KernelHeader,
+};
+
+use crate::addr::{Gpa, PAGE_BYTES, to_page_end};
+use crate::caps::Kvm;
+use crate::elf::{Counters, GuestImage, ImageError};
+use crate::layout::Layout;
+use crate::machine;
+use crate::memory::{GuestMemory, MemoryError};
+use crate::outcome::Outcome;
+use crate::plan::{Plan, PlanError, Sizes, Windows};
+use crate::snapshot::{Snapshot, SnapshotError};
+use crate::stack::{self, StackError};
+use crate::vcpu::VcpuError;
+use crate::vm::{Event, Tracking, Vm};
+use crate::windows;
+
+/// The clock of every guest starts here: 2026-01-01 00:00:00 UTC, in nanoseconds.
+const EPOCH_NS: u64 = 1_767_225_600 * 1_000_000_000;
+/// What every guest's randomness starts from.
+const RANDOM_SEED: u64 = 0x756e_6966_6f72_6b21;
+/// Console bytes kept of a boot at most.
+const CONSOLE_KEPT_MAX: usize = 1 << 20;
+
+/// What a machine is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineConfig {
+    /// Bytes of guest memory; a multiple of 4 KiB. Default 64 MiB.
+    pub memory_bytes: u64,
+    /// Bytes of the application's stack. Default 8 MiB, as on Linux.
+    pub stack_bytes: u64,
+    /// The longest input in bytes. Default 1 MiB.
+    pub input_max: u64,
+    /// The application's arguments; the first is its name. Default: the image's name.
+    pub args: Vec<String>,
+    /// Its environment. Default: empty.
+    pub env: Vec<String>,
+    /// How long it may take to ask for its first input. Default 30 s.
+    pub boot_deadline: Duration,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            stack_bytes: 8 << 20,
+            input_max: 1 << 20,
+            args: Vec::new(),
+            env: Vec::new(),
+            boot_deadline: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a machine could not be booted. What the guest does wrong while it boots is
+/// [`BootEnd::Ended`] instead.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// The application cannot be loaded.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The libOS kernel is not one this VMM can load: the build is broken.
+    #[error("the libOS kernel is unusable: {reason}")]
+    Kernel {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The sizes do not go together.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Arguments and environment do not fit.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// Guest memory could not be made.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// KVM refused.
+    #[error("cannot run a virtual CPU")]
+    Vcpu(#[from] VcpuError),
+    /// The machine could not be frozen.
+    #[error("cannot freeze the machine")]
+    Snapshot(#[from] SnapshotError),
+}
+
+/// A boot, ended.
+#[derive(Debug)]
+pub struct Boot {
+    /// How.
+    pub end: BootEnd,
+    /// What the guest wrote to its console, the first MiB of it.
+    pub console: Vec<u8>,
+    /// Numbers of system calls that the libOS did not serve, and how often they were made.
+    pub unserved: Vec<(u64, u32)>,
+    /// From the creation of the VM to the end.
+    pub elapsed: Duration,
+}
+
+/// How a boot ended.
+#[derive(Debug)]
+pub enum BootEnd {
+    /// The application asked for an input: the machine is frozen there.
+    Snapshot(Arc<Snapshot>),
+    /// It ended before it did.
+    Ended(Outcome),
+}
+
+/// What is the same for all forks of a machine, besides its memory and vCPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineInfo {
+    /// What it was made of.
+    pub config: MachineConfig,
+    /// Name of the application's image.
+    pub name: String,
+    /// Where everything is.
+    pub layout: Layout,
+    /// Where the windows are.
+    pub windows: Windows,
+    /// The application's counters.
+    pub app_counters: Option<Counters>,
+    /// The libOS's counters.
+    pub kernel_counters: Option<Counters>,
+    /// What is added to addresses in the application's file.
+    pub app_bias: u64,
+}
+
+/// Boots `image` on `kernel`, until it asks for its first input or ends.
+///
+/// # Errors
+///
+/// [`BootError`], when the host, the files or the sizes are to blame.
+pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig) -> Result<Boot, BootError> {
+    let started = Instant::now();
+    let kernel = GuestImage::parse_within("libOS kernel".into(), kernel.into(), KERNEL_VA..KERNEL_END_VA)?;
+    let header = kernel_header(&kernel)?;
+    let mut config = config.clone();
+    if config.args.is_empty() {
+        config.args = vec![image.name().to_owned()];
+    }
+    let plan = Plan::new(sizes(&config), Some(&kernel), Some(image))?;
+    let (mut memory, file) = GuestMemory::for_boot(config.memory_bytes, plan.windows.bytes)?;
+    write_tables(&mut memory, &plan)?;
+    write_image(&mut memory, &plan.layout, &kernel);
+    write_image(&mut memory, &plan.layout, image);
+    write_boot_info(&mut memory, &plan, &config, image, &kernel, header.vector)?;
+    let info = MachineInfo {
+        name: image.name().to_owned(),
+        layout: plan.layout.clone(),
+        windows: plan.windows,
+        app_counters: image.counters(),
+        kernel_counters: kernel.counters(),
+        app_bias: image.bias(),
+        config,
+    };
+    let start = Start { rip: header.entry, rsp: abi::KERNEL_STACK_TOP_VA, syscall_entry: header.syscall_entry };
+    let images = [kernel.bytes(), image.bytes()].map(Arc::clone);
+    run_and_freeze(kvm, memory, file, &plan, start, info, images, started)
+}
+
+/// Boots `image` on the bare machine, without a libOS: it begins at its entry point with an empty
+/// stack and speaks the hypercalls itself. For tests and measurements.
+///
+/// # Errors
+///
+/// As [`boot`].
+pub fn boot_bare(kvm: &Kvm, image: &GuestImage, config: &MachineConfig) -> Result<Boot, BootError> {
+    let started = Instant::now();
+    let plan = Plan::new(sizes(config), None, Some(image))?;
+    let (mut memory, file) = GuestMemory::for_boot(config.memory_bytes, plan.windows.bytes)?;
+    write_tables(&mut memory, &plan)?;
+    write_image(&mut memory, &plan.layout, image);
+    let info = MachineInfo {
+        name: image.name().to_owned(),
+        layout: plan.layout.clone(),
+        windows: plan.windows,
+        app_counters: image.counters(),
+        kernel_counters: None,
+        app_bias: image.bias(),
+        config: config.clone(),
+    };
+    let start = Start { rip: image.entry, rsp: abi::STACK_TOP_VA, syscall_entry: image.entry };
+    let images = [Arc::from([]), Arc::clone(image.bytes())];
+    run_and_freeze(kvm, memory, file, &plan, start, info, images, started)
+}
+
+fn sizes(config: &MachineConfig) -> Sizes {
+    Sizes { memory_bytes: config.memory_bytes, stack_bytes: config.stack_bytes, input_max: config.input_max }
+}
+
+/// Where the vCPU begins.
+struct Start {
+    rip: u64,
+    rsp: u64,
+    syscall_entry: u64,
+}
+
+#[expect(clippy::too_many_arguments, reason = "the two boots' common end; each argument is another part of the machine")]
+fn run_and_freeze(
+    kvm: &Kvm,
+    mut memory: GuestMemory,
+    file: File,
+    plan: &Plan,
+    start: Start,
+    info: MachineInfo,
+    images: [Arc<[u8]>; 2],
+    started: Instant,
+) -> Result<Boot, BootError> {
+    memory.forget_host_writes();
+    let mut vm = Vm::create(kvm, memory, Arc::new(info.layout.clone()), Tracking::Off)?;
+    vm.vcpu.start(start.rip, start.rsp, plan.tables.0, start.syscall_entry)?;
+    let mut console = Vec::new();
+    let event = run_boot(&mut vm, &info, &mut console)?;
+    let unserved = windows::unserved(&vm.memory, &info.windows);
+    let end = if matches!(event, Event::Hypercall { number, .. } if number == Hypercall::Snapshot as u64) {
+        BootEnd::Snapshot(Arc::new(Snapshot::freeze(vm, file, info, images)?))
+    } else {
+        BootEnd::Ended(vm.outcome(event))
+    };
+    Ok(Boot { end, console, unserved, elapsed: started.elapsed() })
+}
+
+/// Runs until something happens that ends the boot.
+fn run_boot(vm: &mut Vm, info: &MachineInfo, console: &mut Vec<u8>) -> Result<Event, BootError> {
+    windows::flush_console(&mut vm.memory, &info.windows, true);
+    vm.vcpu.arm(info.config.boot_deadline);
+    let event = loop {
+        let event = vm.run_armed();
+        let Event::Hypercall { number, args } = event else { break event };
+        match Hypercall::from_number(number) {
+            Some(Hypercall::Hello) if args[0] == u64::from(ABI_VERSION) => vm.answer(0)?,
+            Some(Hypercall::Hello) => {
+                let reason = format!("it speaks ABI version {}, this VMM {ABI_VERSION}", args[0]);
+                vm.vcpu.disarm();
+                return Err(BootError::Kernel { reason });
+            }
+            Some(Hypercall::Console) => {
+                take_console(vm, info, console);
+                vm.answer(0)?;
+            }
+            _ => break event,
+        }
+    };
+    vm.vcpu.disarm();
+    take_console(vm, info, console);
+    windows::flush_console(&mut vm.memory, &info.windows, false);
+    Ok(event)
+}
+
+fn take_console(vm: &mut Vm, info: &MachineInfo, console: &mut Vec<u8>) {
+    let bytes = windows::take_console(&mut vm.memory, &info.windows);
+    let room = CONSOLE_KEPT_MAX.saturating_sub(console.len());
+    console.extend_from_slice(&bytes[..bytes.len().min(room)]);
+}
+
+fn kernel_header(kernel: &GuestImage) -> Result<KernelHeader, BootError> {
+    let bad = |reason: &str| BootError::Kernel { reason: reason.to_owned() };
+    let first = kernel.segments.first().filter(|s| s.start == KERNEL_VA).ok_or_else(|| bad("it is not at its place"))?;
+    let bytes = kernel.bytes().get(first.file.clone()).unwrap_or_default();
+    let header = bytes.get(..size_of::<KernelHeader>()).ok_or_else(|| bad("it has no header"))?;
+    let word = |at: usize| header[at..].first_chunk().map_or(0, |c: &[u8; 8]| u64::from_le_bytes(*c));
+    let version = word(8) as u32;
+    if header[..8] != KERNEL_MAGIC || version != ABI_VERSION {
+        return Err(bad("its header has another magic or version"));
+    }
+    Ok(KernelHeader {
+        magic: KERNEL_MAGIC,
+        abi_version: version,
+        reserved: 0,
+        entry: word(16),
+        syscall_entry: word(24),
+        vector: word(32),
+        resume: word(40),
+    })
+}
+
+/// Writes the CPU's tables and the page tables.
+pub(crate) fn write_tables(memory: &mut GuestMemory, plan: &Plan) -> Result<(), PlanError> {
+    let tables = plan.layout.tables(plan.tables, plan.tables_pages)?;
+    for (i, table) in tables.iter().enumerate() {
+        let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        write(memory, plan.tables.offset(i as u64 * PAGE_BYTES), &bytes);
+    }
+    write(memory, plan.machine, &machine::tables());
+    Ok(())
+}
+
+/// Writes where the plan has put something, which is inside memory by construction.
+fn write(memory: &mut GuestMemory, at: Gpa, bytes: &[u8]) {
+    memory.write(at, bytes).expect("the plan lies inside guest memory");
+}
+
+fn write_at(memory: &mut GuestMemory, layout: &Layout, va: u64, bytes: &[u8]) {
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = va + done as u64;
+        let count = (bytes.len() - done).min(to_page_end(at) as usize);
+        let to = layout.translate(at).expect("the plan maps what is loaded");
+        write(memory, to, &bytes[done..done + count]);
+        done += count;
+    }
+}
+
+fn write_image(memory: &mut GuestMemory, layout: &Layout, image: &GuestImage) {
+    for segment in &image.segments {
+        write_at(memory, layout, segment.start, &image.bytes()[segment.file.clone()]);
+    }
+}
+
+fn write_boot_info(
+    memory: &mut GuestMemory,
+    plan: &Plan,
+    config: &MachineConfig,
+    image: &GuestImage,
+    kernel: &GuestImage,
+    vector: u64,
+) -> Result<(), StackError> {
+    // Linux include/uapi/linux/auxvec.h: PHDR PHENT PHNUM PAGESZ BASE FLAGS ENTRY UID EUID GID EGID
+    // HWCAP CLKTCK SECURE.
+    let [_, _, _, hwcap] = crate::vcpu::cpuid::CpuModel::of_host().lookup(1, 0);
+    let auxv = [
+        (3, image.headers.address),
+        (4, image.headers.entry_bytes),
+        (5, image.headers.count),
+        (6, PAGE_BYTES),
+        (7, 0),
+        (8, 0),
+        (9, image.entry),
+        (11, 0),
+        (12, 0),
+        (13, 0),
+        (14, 0),
+        (16, u64::from(hwcap)),
+        (17, 100),
+        (23, 0),
+        (AT_UNIFORK, vector),
+    ];
+    let random = (u128::from(RANDOM_SEED) * 0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    let contents = stack::Contents { args: &config.args, env: &config.env, auxv: &auxv, random };
+    let (bytes, app_stack) = stack::build(&contents, abi::STACK_TOP_VA)?;
+    write_at(memory, &plan.layout, app_stack, &bytes);
+    let low = plan.layout.find(abi::STACK_TOP_VA - 1).map_or(0, |m| m.start.0);
+    let span = image.span();
+    let counters = |image: &GuestImage| image.counters().map_or((0, 0), |c| (c.start, c.count));
+    let (app_counters, app_counter_count) = counters(image);
+    let (kernel_counters, kernel_counter_count) = counters(kernel);
+    let info = BootInfo {
+        abi_version: ABI_VERSION,
+        reserved: 0,
+        memory_bytes: config.memory_bytes,
+        arena_start: abi::ARENA_VA,
+        arena_bytes: plan.arena_bytes,
+        app_entry: image.entry,
+        app_stack,
+        app_stack_low: low,
+        app_start: span.start,
+        app_end: span.end,
+        app_counters,
+        app_counter_count,
+        kernel_counters,
+        kernel_counter_count,
+        input_window_bytes: plan.windows.input_bytes,
+        input_max: config.input_max,
+        coverage_stride: plan.windows.coverage_stride,
+        coverage_slots: plan.windows.coverage_slots,
+        epoch_ns: EPOCH_NS,
+        random_seed: RANDOM_SEED,
+    };
+    write(memory, plan.boot_info, &windows::bytes_of_boot_info(&info));
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! Guest memory as the host sees it: bounds-checked, and with one way to write.
+//!
+//! Three memory slots, each one mapping:
+//!
+//! ```text
+//! slot 0  RAM      at 0                 copy-on-write view of the snapshot's memory file; put back
+//! slot 1  windows  at WINDOWS_GPA       control page, inputs, counters, console; never put back
+//! slot 2  golden   at GOLDEN_GPA        the snapshot's memory file itself, read-only (forks only)
+//!         door     at DOORBELL_GPA      no slot: a store here is a hypercall
+//! ```
+//!
+//! KVM's dirty log does not see what the host writes, so [`GuestMemory::write`] marks the pages it
+//! touches and there is no other way to write RAM. The windows are shared with the guest on
+//! purpose; they are outside of what is put back.
+//!
+//! Nothing here is a `&[u8]` into memory that a vCPU may be writing, except through
+//! [`GuestMemory::window`], which borrows the whole memory and so proves that the vCPU is stopped.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use thiserror::Error;
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MmapRegion, VolatileMemory, VolatileSlice,
+};
+
+use crate::addr::{Gpa, PAGE_BYTES};
+use crate::sys::memfd;
+
+/// Where the windows slot is. Above any RAM; needs 37 physical address bits.
+pub const WINDOWS_GPA: Gpa = Gpa(0x10_0000_0000);
+/// Where the golden slot is.
+pub const GOLDEN_GPA: Gpa = Gpa(0x18_0000_0000);
+/// Where there is never any memory: a store here is a hypercall.
+pub const DOORBELL_GPA: Gpa = Gpa(0x1f_0000_0000);
+/// RAM at most, in bytes: it ends below the windows.
+pub const MEMORY_BYTES_MAX: u64 = 32 << 30;
+/// RAM at least, in bytes.
+pub const MEMORY_BYTES_MIN: u64 = 4 << 20;
+
+/// Why guest memory could not be made.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The memory file could not be made, sealed or mapped.
+    #[error("cannot {op} {bytes} bytes of guest memory")]
+    Io {
+        /// What was being done.
+        op: &'static str,
+        /// How much of it.
+        bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// vm-memory refused the mapping.
+    #[error("cannot map {bytes} bytes of guest memory")]
+    Map {
+        /// How much.
+        bytes: u64,
+        /// Why.
+        source: MmapRegionError,
+    },
+}
+
+/// An address range that is not inside guest memory.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("{bytes} bytes at guest-physical {:#x} are not inside guest memory", at.0)]
+pub struct OutOfBounds {
+    /// First byte.
+    pub at: Gpa,
+    /// Length.
+    pub bytes: u64,
+}
+
+/// The memory every fork of a snapshot starts from: a sealed file, mapped read-only.
+#[derive(Debug)]
+pub struct MemoryImage {
+    file: Arc<File>,
+    // Invariant: maps all of `file`, which is sealed, so the bytes never change.
+    map: Mmap,
+    offset: u64,
+}
+
+impl MemoryImage {
+    /// Maps `bytes` bytes of `file` from `offset` on. The file must never change again.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Io`] when it cannot be mapped.
+    pub(crate) fn map(file: File, offset: u64, bytes: u64) -> Result<Self, MemoryError> {
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+        // SAFETY: the caller hands over a file that nobody writes: a sealed memory file, or a
+        // snapshot file, which unifork replaces by rename and never writes in place.
+        let map = unsafe { memmap2::MmapOptions::new().offset(offset).len(len).map(&file) }
+            .map_err(|source| MemoryError::Io { op: "map", bytes, source })?;
+        Ok(Self { file: Arc::new(file), map, offset })
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Never: a machine has memory.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    fn region(&self, prot: i32, flags: i32, at: Gpa) -> Result<GuestRegionMmap<()>, MemoryError> {
+        let file = FileOffset::from_arc(Arc::clone(&self.file), self.offset);
+        region(Some(file), self.len(), prot, flags, at)
+    }
+}
+
+fn region(
+    file: Option<FileOffset>,
+    bytes: u64,
+    prot: i32,
+    flags: i32,
+    at: Gpa,
+) -> Result<GuestRegionMmap<()>, MemoryError> {
+    let size = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let mapping =
+        MmapRegion::build(file, size, prot, flags).map_err(|source| MemoryError::Map { bytes, source })?;
+    GuestRegionMmap::new(mapping, GuestAddress(at.0)).ok_or_else(|| MemoryError::Io {
+        op: "place",
+        bytes,
+        source: io::Error::from(io::ErrorKind::InvalidInput),
+    })
+}
+
+const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// One guest's memory.
+#[derive(Debug)]
+pub struct GuestMemory {
+    pub(crate) ram: GuestRegionMmap<()>,
+    pub(crate) windows: GuestRegionMmap<()>,
+    pub(crate) golden: Option<GuestRegionMmap<()>>,
+    // Pages of RAM that the host wrote since the last reset, by page number; may repeat.
+    host_dirty: Vec<u64>,
+}
+
+impl GuestMemory {
+    /// Memory for a guest that boots, and the file behind its RAM.
+    pub(crate) fn for_boot(bytes: u64, windows: u64) -> Result<(Self, File), MemoryError> {
+        let io = |op| move |source| MemoryError::Io { op, bytes, source };
+        let file = memfd::create(c"unifork-memory", bytes).map_err(io("make a file of"))?;
+        let handle = file.try_clone().map_err(io("share a file of"))?;
+        let ram = region(
+            Some(FileOffset::new(handle, 0)),
+            bytes,
+            RW,
+            libc::MAP_SHARED | libc::MAP_NORESERVE,
+            Gpa(0),
+        )?;
+        let windows = Self::windows(windows)?;
+        Ok((Self { ram, windows, golden: None, host_dirty: Vec::new() }, file))
+    }
+
+    /// Memory for a fork of `image`.
+    pub(crate) fn for_fork(image: &MemoryImage, windows: u64) -> Result<Self, MemoryError> {
+        let ram = image.region(RW, libc::MAP_PRIVATE | libc::MAP_NORESERVE, Gpa(0))?;
+        let golden = image.region(libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE, GOLDEN_GPA)?;
+        let windows = Self::windows(windows)?;
+        Ok(Self { ram, windows, golden: Some(golden), host_dirty: Vec::with_capacity(256) })
+    }
+
+    fn windows(bytes: u64) -> Result<GuestRegionMmap<()>, MemoryError> {
+        region(None, bytes, RW, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, WINDOWS_GPA)
+    }
+
+    /// Bytes of RAM.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.ram.len()
+    }
+
+    /// Never: a machine has memory.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ram.len() == 0
+    }
+
+    /// Copies `out.len()` bytes from `at`, in RAM or the windows.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]; `out` is then as it was.
+    pub fn read(&self, at: Gpa, out: &mut [u8]) -> Result<(), OutOfBounds> {
+        self.slice(at, out.len() as u64)?.copy_to(out);
+        Ok(())
+    }
+
+    /// Writes `bytes` at `at` and marks the pages, so that the next reset puts them back. There is
+    /// no unmarked write to RAM.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]; nothing is written then.
+    pub fn write(&mut self, at: Gpa, bytes: &[u8]) -> Result<(), OutOfBounds> {
+        self.slice(at, bytes.len() as u64)?.copy_from(bytes);
+        if at < WINDOWS_GPA && !bytes.is_empty() {
+            let last = (at.0 + bytes.len() as u64 - 1) / PAGE_BYTES;
+            for page in at.0 / PAGE_BYTES..=last {
+                if self.host_dirty.last() != Some(&page) {
+                    self.host_dirty.push(page);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The windows' bytes from `at` on, to read and write in place. Borrowing all of the memory
+    /// proves that the vCPU is stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`] when the range is not inside the windows.
+    pub fn window(&mut self, at: Gpa, bytes: u64) -> Result<&mut [u8], OutOfBounds> {
+        let slice = Self::within(&self.windows, at, bytes)?;
+        let guard = slice.ptr_guard_mut();
+        let len = slice.len();
+        // SAFETY:
+        // 1. `within` checked that the range is inside the mapping, which lives as long as `self`.
+        // 2. The vCPU is stopped: running it takes `&mut` of the machine that owns this memory,
+        //    and the result borrows `self` mutably for as long as it lives.
+        // 3. Any bytes are valid `u8`s, whatever the guest left there.
+        Ok(unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), len) })
+    }
+
+    /// Like [`Self::window`], to read only.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`] when the range is not inside the windows.
+    pub fn window_ref(&self, at: Gpa, bytes: u64) -> Result<&[u8], OutOfBounds> {
+        let slice = Self::within(&self.windows, at, bytes)?;
+        let guard = slice.ptr_guard();
+        let len = slice.len();
+        // SAFETY: as in `window`: in bounds, alive, and no vCPU runs while `self` is borrowed.
+        Ok(unsafe { std::slice::from_raw_parts(guard.as_ptr(), len) })
+    }
+
+    /// Address of a window in the host, for an observer that outlives the borrow. It stays valid
+    /// as long as this memory.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`] when the range is not inside the windows.
+    pub fn window_ptr(&mut self, at: Gpa, bytes: u64) -> Result<*mut u8, OutOfBounds> {
+        Ok(Self::within(&self.windows, at, bytes)?.ptr_guard_mut().as_ptr())
+    }
+
+    /// Copies page `page` of `image` over page `page` of RAM. For [`crate::reset`] alone.
+    pub(crate) fn put_back(&self, image: &[u8], page: u64) {
+        let at = page * PAGE_BYTES;
+        let (Ok(from), Ok(to)) = (usize::try_from(at), Self::within(&self.ram, Gpa(at), PAGE_BYTES)) else {
+            return;
+        };
+        if let Some(golden) = image.get(from..from + PAGE_BYTES as usize) {
+            to.copy_from(golden);
+        }
+    }
+
+    /// Pages that the host wrote since [`Self::forget_host_writes`].
+    pub(crate) fn host_dirty(&self) -> &[u64] {
+        &self.host_dirty
+    }
+
+    /// The host's writes have been put back.
+    pub(crate) fn forget_host_writes(&mut self) {
+        self.host_dirty.clear();
+    }
+
+    /// The whole of RAM, to compare or copy. The vCPU is stopped for as long as it is borrowed.
+    pub(crate) fn ram_bytes(&self) -> &[u8] {
+        let size = usize::try_from(self.ram.len()).unwrap_or(0);
+        // SAFETY: the mapping covers `size` bytes and lives as long as `self`; the vCPU is stopped
+        // while `self` is borrowed (running it takes `&mut`).
+        unsafe { std::slice::from_raw_parts(self.ram.as_ptr(), size) }
+    }
+
+    fn slice(&self, at: Gpa, bytes: u64) -> Result<VolatileSlice<'_>, OutOfBounds> {
+        Self::within(if at < WINDOWS_GPA { &self.ram } else { &self.windows }, at, bytes)
+    }
+
+    fn within(region: &GuestRegionMmap<()>, at: Gpa, bytes: u64) -> Result<VolatileSlice<'_>, OutOfBounds> {
+        let outside = OutOfBounds { at, bytes };
+        let offset = at.0.checked_sub(region.start_addr().0).ok_or(outside)?;
+        let offset = usize::try_from(offset).map_err(|_| outside)?;
+        let count = usize::try_from(bytes).map_err(|_| outside)?;
+        let mapping: &MmapRegion<()> = region;
+        mapping.get_slice(offset, count).map_err(|_| outside)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> GuestMemory {
+        GuestMemory::for_boot(MEMORY_BYTES_MIN, 2 * PAGE_BYTES).unwrap().0
+    }
+
+    #[test]
+    fn a_write_marks_every_page_it_touches() {
+        let mut memory = memory();
+        memory.write(Gpa(PAGE_BYTES - 1), &[1, 2]).unwrap();
+        assert_eq!(memory.host_dirty(), &[0, 1]);
+        memory.write(WINDOWS_GPA, &[1]).unwrap();
+        assert_eq!(memory.host_dirty(), &[0, 1], "windows are not put back");
+    }
+
+    #[test]
+    fn nothing_outside_is_read_or_written() {
+        let mut memory = memory();
+        let mut out = [7u8; 2];
+        for at in [MEMORY_BYTES_MIN - 1, WINDOWS_GPA.0 - 1, WINDOWS_GPA.0 + 2 * PAGE_BYTES - 1, u64::MAX] {
+            assert!(memory.read(Gpa(at), &mut out).is_err(), "{at:#x}");
+            assert!(memory.write(Gpa(at), &out).is_err(), "{at:#x}");
+            assert!(memory.window(Gpa(at), 2).is_err(), "{at:#x}");
+        }
+        assert_eq!(out, [7, 7]);
+        assert!(memory.host_dirty().is_empty());
+    }
+}

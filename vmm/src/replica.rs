@@ -1,0 +1,335 @@
+//! A replica: one fork of a snapshot, running inputs and being put back.
+//!
+//! The life of one input: [`Replica::run`] writes it to the input ring, loads the snapshot's
+//! registers and enters the guest; the guest's run loop zeroes the counters, gives the input to the
+//! harness, and asks the host back with a hypercall (or crashes, or runs past its deadline). What
+//! the run left, registers, memory, counters and console, can be looked at until
+//! [`Replica::reset`], which puts all but the windows back.
+//!
+//! On the data plane ([`Replica::run`], [`Replica::reset`]): no allocation and no lock. System
+//! calls: one `KVM_RUN`, one ioctl for the XSAVE area, and those of [`crate::reset`].
+
+use std::hash::Hasher as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvm_bindings::Xsave;
+use thiserror::Error;
+use unifork_abi::{Control, Hypercall};
+
+use crate::addr::PAGE_BYTES;
+use crate::caps::Kvm;
+use crate::introspect::{ReadMemory, Registers};
+use crate::memory::{GuestMemory, MemoryError, OutOfBounds};
+use crate::outcome::Outcome;
+use crate::reset::{Engine, HotStats, ResetError, ResetStats, Resetter};
+use crate::snapshot::{Snapshot, Space};
+use crate::vcpu::{VcpuError, VcpuState};
+use crate::vm::{Event, Vm, registers_of};
+use crate::windows;
+
+/// Vector of a debug exception: the one trap that leaves something in a debug register.
+const VECTOR_DEBUG: u8 = 1;
+
+/// Why a fork could not be made, run or put back. After one, drop it and spawn another.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReplicaError {
+    /// Its memory could not be mapped.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// KVM refused.
+    #[error("cannot run a virtual CPU")]
+    Vcpu(#[from] VcpuError),
+    /// Its memory could not be put back.
+    #[error(transparent)]
+    Reset(#[from] ResetError),
+    /// The input is longer than the machine was made for.
+    #[error("an input of {bytes} bytes, but this machine takes at most {max}; give a larger --input-max")]
+    InputTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The longest.
+        max: u64,
+    },
+}
+
+/// What a replica is between two calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Exactly the snapshot.
+    Clean,
+    /// Has run; a reset must come before the next run.
+    Ran,
+}
+
+/// One fork of a snapshot.
+#[derive(Debug)]
+pub struct Replica {
+    vm: Vm,
+    snapshot: Arc<Snapshot>,
+    resetter: Resetter,
+    xsave: Xsave,
+    phase: Phase,
+    // Bytes at the end of the input window that an earlier input may have left.
+    input_extent: u64,
+    // A #DB was delivered since the last reset: DR6 has changed.
+    debug_dirty: bool,
+}
+
+impl Replica {
+    /// Forks `snapshot`: a new VM that shares its memory until it writes.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError`] when memory or KVM runs out.
+    pub fn spawn(kvm: &Kvm, snapshot: &Arc<Snapshot>, engine: Engine) -> Result<Self, ReplicaError> {
+        let info = snapshot.info();
+        let memory = GuestMemory::for_fork(snapshot.memory(), info.windows.bytes)?;
+        let mut vm = Vm::create(kvm, memory, Arc::new(info.layout.clone()), engine.tracking())?;
+        vm.vcpu.restore(snapshot.vcpu())?;
+        let xsave = vm.vcpu.xsave_from(snapshot.vcpu())?;
+        Ok(Self {
+            vm,
+            snapshot: Arc::clone(snapshot),
+            resetter: Resetter::new(engine, snapshot.memory_bytes()),
+            xsave,
+            phase: Phase::Clean,
+            input_extent: 0,
+            debug_dirty: false,
+        })
+    }
+
+    /// The snapshot it is a fork of.
+    #[must_use]
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// How its memory is put back.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.resetter.engine()
+    }
+
+    /// Runs `input`, for at most `deadline`. A replica that has run is put back first.
+    ///
+    /// On the data plane.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError`], when the host is to blame or the input is too long; whatever the guest
+    /// does is an [`Outcome`].
+    pub fn run(&mut self, input: &[u8], deadline: Duration) -> Result<Outcome, ReplicaError> {
+        self.prepare(input)?;
+        let event = self.enter(deadline);
+        Ok(self.judge(event))
+    }
+
+    /// Puts the replica back if need be and gives it its input: all of [`Self::run`] that is not
+    /// the guest's time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
+    pub(crate) fn prepare(&mut self, input: &[u8]) -> Result<(), ReplicaError> {
+        let max = self.snapshot.input_max();
+        if input.len() as u64 > max {
+            return Err(ReplicaError::InputTooLong { bytes: input.len(), max });
+        }
+        if self.phase == Phase::Ran {
+            self.reset()?;
+        }
+        let plan = &self.snapshot.info().windows;
+        let len = input.len() as u64;
+        windows::slice(&mut self.vm.memory, plan.ring, len).copy_from_slice(input);
+        windows::set_record(&mut self.vm.memory, plan, 0, 0, len);
+        let control = Control { count: 1, input_extent: self.input_extent, ..Control::default() };
+        windows::set_control(&mut self.vm.memory, plan, &control);
+        self.input_extent = len.next_multiple_of(unifork_abi::INPUT_ALIGN).max(self.input_extent);
+        Ok(())
+    }
+
+    /// Enters the guest.
+    pub(crate) fn enter(&mut self, deadline: Duration) -> Event {
+        self.phase = Phase::Ran;
+        let event = self.vm.run(deadline);
+        self.debug_dirty |= matches!(event, Event::Exception { vector: VECTOR_DEBUG, .. });
+        event
+    }
+
+    /// What the run that stopped with `event` amounts to.
+    pub(crate) fn judge(&mut self, event: Event) -> Outcome {
+        match event {
+            Event::Hypercall { number, .. } if number == Hypercall::Done as u64 => {
+                let plan = &self.snapshot.info().windows;
+                self.input_extent = self.snapshot_input_extent();
+                Outcome::Done { code: windows::record(&self.vm.memory, plan, 0).code }
+            }
+            event => self.vm.outcome(event),
+        }
+    }
+
+    /// What the guest's run loop left at the end of the input window: it says so, and cannot make
+    /// it less than the input that was just there.
+    fn snapshot_input_extent(&self) -> u64 {
+        let plan = &self.snapshot.info().windows;
+        let record = windows::record(&self.vm.memory, plan, 0);
+        let claimed = windows::control(&self.vm.memory, plan).input_extent;
+        let len = record.input_len.min(plan.input_bytes).next_multiple_of(unifork_abi::INPUT_ALIGN);
+        claimed.max(len).min(plan.input_bytes)
+    }
+
+    /// Puts memory, registers, FPU state and events back to the snapshot. The windows stay: the
+    /// counters of the last run can still be read.
+    ///
+    /// On the data plane.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError`]; the replica is then in no known state and must be dropped.
+    pub fn reset(&mut self) -> Result<ResetStats, ReplicaError> {
+        let state = self.snapshot.vcpu();
+        let stats = self.resetter.reset(&mut self.vm, self.snapshot.memory())?;
+        self.vm.vcpu.load_xsave(&self.xsave)?;
+        if self.resetter.engine() == Engine::CopyAll {
+            self.vm.vcpu.restore(state)?;
+        } else {
+            if std::mem::take(&mut self.debug_dirty) {
+                self.vm.vcpu.load_debug(state)?;
+            }
+            self.vm.vcpu.load(&state.core)?;
+        }
+        self.phase = Phase::Clean;
+        Ok(stats)
+    }
+
+    /// Enters the guest and comes back, and puts back registers alone: the price of `KVM_RUN`, for
+    /// [`crate::bench`].
+    pub(crate) fn bare_round_trip(&mut self) -> Result<(), ReplicaError> {
+        self.vm.vcpu.load(&self.snapshot.vcpu().core)?;
+        self.vm.run_armed();
+        self.phase = Phase::Ran;
+        Ok(())
+    }
+
+    /// Puts the windows back as well, to what a new fork has: for runs that must be exact whatever
+    /// an earlier guest scribbled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::reset`].
+    pub fn scrub(&mut self) -> Result<(), ReplicaError> {
+        if self.phase == Phase::Ran {
+            self.reset()?;
+        }
+        let bytes = self.snapshot.info().windows.bytes;
+        windows::slice(&mut self.vm.memory, crate::memory::WINDOWS_GPA, bytes).fill(0);
+        self.input_extent = 0;
+        Ok(())
+    }
+
+    /// The counters of the last run: one byte per edge, zeroed by the guest before each run.
+    #[must_use]
+    pub fn counters(&self, space: Space) -> &[u8] {
+        let (at, count) = self.counters_at(space);
+        windows::slice_ref(&self.vm.memory, at, count as u64)
+    }
+
+    /// Address and number of the counters in the host, page-aligned, valid and at the same place
+    /// for as long as the replica lives. Read or write them only while it is not running.
+    pub fn counters_ptr(&mut self, space: Space) -> (*mut u8, usize) {
+        let (at, count) = self.counters_at(space);
+        let pointer = self.vm.memory.window_ptr(at, count as u64);
+        (pointer.expect("the plan's windows are inside the slot"), count)
+    }
+
+    fn counters_at(&self, space: Space) -> (crate::addr::Gpa, usize) {
+        let plan = &self.snapshot.info().windows;
+        let at = match space {
+            Space::Application => plan.app_counters,
+            Space::Kernel => plan.kernel_counters,
+        };
+        let count = self.snapshot.counter_count(space);
+        // Without counters there is no such window: an empty slice of the control page will do.
+        if count == 0 { (plan.control, 0) } else { (at, count) }
+    }
+
+    /// What the last run wrote to the console, the first 64 KiB of it.
+    #[must_use]
+    pub fn console(&self) -> Vec<u8> {
+        windows::console(&self.vm.memory, &self.snapshot.info().windows).to_vec()
+    }
+
+    /// System calls that the libOS did not serve since the replica was spawned.
+    #[must_use]
+    pub fn unserved(&self) -> Vec<(u64, u32)> {
+        windows::unserved(&self.vm.memory, &self.snapshot.info().windows)
+    }
+
+    /// General registers as the run left them.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        registers_of(&self.vm.vcpu.core())
+    }
+
+    /// How the hot set is doing.
+    #[must_use]
+    pub fn hot_stats(&self) -> HotStats {
+        self.resetter.hot().stats()
+    }
+
+    /// A hash of all of guest memory but the windows.
+    #[must_use]
+    pub fn memory_hash(&self) -> u64 {
+        hash_of(self.vm.memory.ram_bytes())
+    }
+
+    /// Numbers of the pages that differ from the snapshot. Compares all of memory.
+    #[must_use]
+    pub fn differing_pages(&self) -> Vec<u64> {
+        let page = PAGE_BYTES as usize;
+        let pairs = self.vm.memory.ram_bytes().chunks(page).zip(self.snapshot.memory().bytes().chunks(page));
+        pairs.enumerate().filter(|(_, (now, then))| now != then).map(|(i, _)| i as u64).collect()
+    }
+
+    /// The whole state of the vCPU, as the next run would find it.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError::Vcpu`] when KVM refuses.
+    pub fn vcpu_state(&mut self) -> Result<VcpuState, ReplicaError> {
+        let core = self.vm.vcpu.settled_core();
+        Ok(self.vm.vcpu.save(core)?)
+    }
+
+    /// Writes guest memory at a linear address, as a debugger would; the next reset puts it back.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`] when it is not all mapped.
+    pub fn write_memory(&mut self, address: u64, bytes: &[u8]) -> Result<(), OutOfBounds> {
+        self.phase = Phase::Ran;
+        for (i, byte) in bytes.iter().enumerate() {
+            let at = address.wrapping_add(i as u64);
+            let to = self.vm.layout.translate(at);
+            let to = to.ok_or(OutOfBounds { at: crate::addr::Gpa(at), bytes: 1 })?;
+            self.vm.memory.write(to, std::slice::from_ref(byte))?;
+        }
+        Ok(())
+    }
+}
+
+impl ReadMemory for Replica {
+    fn read(&self, gva: u64, out: &mut [u8]) -> bool {
+        ReadMemory::read(&self.vm, gva, out)
+    }
+}
+
+fn hash_of(bytes: &[u8]) -> u64 {
+    // SipHash with fixed keys: the same on every machine and in every run of this build.
+    #[expect(deprecated, reason = "DefaultHasher's algorithm may change between releases; this one is fixed")]
+    let mut hasher = std::hash::SipHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}

@@ -1,0 +1,208 @@
+//! Puts a fork's memory back to its snapshot.
+//!
+//! Every engine leaves the same bytes as [`Engine::CopyAll`], which is the specification:
+//! `tests/kvm/reset.rs` runs each one against it. Registers are put back by
+//! [`Replica`](crate::replica::Replica), the same way for all.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::addr::PAGE_BYTES;
+use crate::memory::{GuestMemory, MemoryImage};
+use crate::sys::dirty::DirtyBitmap;
+use crate::vm::{RAM_SLOT, Tracking, Vm};
+
+mod hot;
+pub use hot::HotStats;
+use hot::HotSet;
+
+/// How memory is put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Engine {
+    /// Copies the whole image. Slow, and obviously right.
+    CopyAll,
+    /// Copies the pages that `KVM_GET_DIRTY_LOG` and the host's own writes name, and protects them
+    /// again.
+    DirtyLog,
+    /// Copies the pages that most runs dirty without asking, and leaves them writable; tracks the
+    /// others like [`Self::DirtyLog`].
+    HotSet,
+}
+
+impl Engine {
+    /// Every engine, for tests and `unifork bench` to walk.
+    pub const ALL: [Self; 3] = [Self::CopyAll, Self::DirtyLog, Self::HotSet];
+
+    pub(crate) fn tracking(self) -> Tracking {
+        match self {
+            Self::CopyAll => Tracking::Off,
+            Self::DirtyLog | Self::HotSet => Tracking::Log,
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CopyAll => "copy-all",
+            Self::DirtyLog => "dirty-log",
+            Self::HotSet => "hot-set",
+        })
+    }
+}
+
+/// A name that is no engine's.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("no reset engine is called `{0}`: use copy-all, dirty-log or hot-set")]
+pub struct UnknownEngine(String);
+
+impl FromStr for Engine {
+    type Err = UnknownEngine;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
+        Self::ALL.into_iter().find(|e| e.to_string() == name).ok_or_else(|| UnknownEngine(name.to_owned()))
+    }
+}
+
+/// Why a reset failed. The fork is then in no known state and must be dropped.
+#[derive(Debug, Error)]
+#[error("{ioctl} failed during reset")]
+pub struct ResetError {
+    /// Which ioctl.
+    pub ioctl: &'static str,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+/// What one reset did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResetStats {
+    /// Pages copied.
+    pub pages: usize,
+    /// Those of them that were tracked: each costs the guest a fault when it is written again.
+    pub cold: usize,
+}
+
+/// An engine with what it remembers of one fork.
+#[derive(Debug)]
+pub(crate) struct Resetter {
+    engine: Engine,
+    log: DirtyBitmap,
+    hot: HotSet,
+}
+
+fn ioctl(name: &'static str) -> impl Fn(io::Error) -> ResetError {
+    move |source| ResetError { ioctl: name, source }
+}
+
+impl Resetter {
+    /// For a fork with `bytes` of RAM.
+    pub(crate) fn new(engine: Engine, bytes: u64) -> Self {
+        let pages = bytes / PAGE_BYTES;
+        Self { engine, log: DirtyBitmap::new(RAM_SLOT, pages), hot: HotSet::new(pages) }
+    }
+
+    pub(crate) fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    pub(crate) fn hot(&self) -> &HotSet {
+        &self.hot
+    }
+
+    /// Puts `vm`'s memory back to `image`.
+    ///
+    /// On the data plane: allocates nothing and takes no lock. One ioctl, and with
+    /// [`Engine::DirtyLog`] one more per 64 pages of which some are dirty; with
+    /// [`Engine::HotSet`] one more per 64 pages of which some cold ones are.
+    pub(crate) fn reset(&mut self, vm: &mut Vm, image: &MemoryImage) -> Result<ResetStats, ResetError> {
+        let mut stats = ResetStats::default();
+        let memory = &vm.memory;
+        match self.engine {
+            Engine::CopyAll => {
+                let pages = image.len() / PAGE_BYTES;
+                (0..pages).for_each(|page| memory.put_back(image.bytes(), page));
+                stats.pages = usize::try_from(pages).unwrap_or(0);
+            }
+            Engine::DirtyLog => {
+                self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
+                for (i, &word) in self.log.words().iter().enumerate() {
+                    if word != 0 {
+                        stats.cold += put_back_word(memory, image, i, word);
+                        if vm.manual_dirty_log() {
+                            self.log.clear_word(&vm.fd, i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
+                        }
+                    }
+                }
+                stats.pages = stats.cold;
+            }
+            Engine::HotSet => {
+                for &page in self.hot.pages() {
+                    memory.put_back(image.bytes(), page.into());
+                }
+                stats.pages = self.hot.pages().len();
+                self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
+                for (i, &word) in self.log.words().iter().enumerate() {
+                    let cold = self.hot.cold(i, word);
+                    if cold != 0 {
+                        stats.cold += put_back_word(memory, image, i, cold);
+                        let again = self.hot.learn(i, cold, vm.manual_dirty_log());
+                        if again != 0 && vm.manual_dirty_log() {
+                            self.log.clear_word(&vm.fd, i, again).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
+                        }
+                    }
+                }
+                stats.pages += stats.cold;
+                if self.hot.epoch_is_over() {
+                    self.forget_hot(vm)?;
+                }
+            }
+        }
+        for &page in vm.memory.host_dirty() {
+            vm.memory.put_back(image.bytes(), page);
+            stats.pages += 1;
+        }
+        vm.memory.forget_host_writes();
+        Ok(stats)
+    }
+
+    /// Begins to learn the hot set anew: all of it is tracked again.
+    fn forget_hot(&mut self, vm: &Vm) -> Result<(), ResetError> {
+        for i in 0..self.log.words().len() {
+            let word = self.hot.word(i);
+            if word != 0 {
+                self.log.clear_word(&vm.fd, i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
+            }
+        }
+        self.hot.forget();
+        Ok(())
+    }
+}
+
+/// Puts back the pages of word `index` of a bitmap; returns how many.
+fn put_back_word(memory: &GuestMemory, image: &MemoryImage, index: usize, word: u64) -> usize {
+    let mut bits = word;
+    while bits != 0 {
+        let page = index as u64 * 64 + u64::from(bits.trailing_zeros());
+        memory.put_back(image.bytes(), page);
+        bits &= bits - 1;
+    }
+    word.count_ones() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_engine_is_found_by_its_name() {
+        for engine in Engine::ALL {
+            assert_eq!(engine.to_string().parse(), Ok(engine));
+        }
+        assert!("fast".parse::<Engine>().unwrap_err().to_string().contains("hot-set"));
+    }
+}

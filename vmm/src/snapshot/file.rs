@@ -1,0 +1,222 @@
+//! Snapshots as files.
+//!
+//! # Layout, version 1
+//!
+//! Little-endian. The header is checked before anything behind it is read, and the checksums before
+//! anything is believed.
+//!
+//! | offset | bytes | field                                                     |
+//! |-------:|------:|-----------------------------------------------------------|
+//! |      0 |     8 | magic, `b"UFSNAP\r\n"`                                    |
+//! |      8 |     4 | [`FORMAT_VERSION`]                                        |
+//! |     12 |     4 | CRC-32C of the header, with this field as 0               |
+//! |     16 |     8 | bytes of the state section                                |
+//! |     24 |     8 | bytes of the memory section, whole pages                  |
+//! |     32 |     4 | CRC-32C of the state section                              |
+//! |     36 |     4 | CRC-32C of the memory section                             |
+//! |     40 |  4056 | zero                                                      |
+//! |   4096 |     … | state section (postcard), padded with zeroes to a page    |
+//! |      … |     … | memory section, page-aligned so that it is mapped         |
+//!
+//! Pages of memory that are all zero are holes in the file, so a machine takes the room of what it
+//! touched.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Snapshot, SnapshotError};
+use crate::addr::PAGE_BYTES;
+use crate::boot::MachineInfo;
+use crate::memory::{MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, MemoryImage};
+use crate::vcpu::VcpuState;
+use crate::vcpu::cpuid::CpuModel;
+
+/// The version this build writes, and the only one it reads: snapshots are taken again, not
+/// migrated.
+pub const FORMAT_VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"UFSNAP\r\n";
+
+/// The largest state section that is read, in bytes. It holds the vCPU and both ELF files; a length
+/// above this is a damaged file and not an allocation to attempt.
+const STATE_BYTES_MAX: u64 = 1 << 30;
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    vcpu: VcpuState,
+    info: MachineInfo,
+    images: [Vec<u8>; 2],
+}
+
+/// What [`Snapshot::inspect`] says about a file without opening all of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Version of the format.
+    pub version: u32,
+    /// Bytes of guest memory.
+    pub memory_bytes: u64,
+    /// Bytes of it that are not zero, in whole pages.
+    pub memory_used_bytes: u64,
+    /// Bytes of the state section.
+    pub state_bytes: u64,
+    /// The CPU model.
+    pub cpu_model: CpuModel,
+    /// Name of the application's image.
+    pub name: String,
+}
+
+impl Snapshot {
+    /// Writes the snapshot to `path`, whole or not at all: to a temporary name in the same folder,
+    /// synced, then renamed.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Io`]; `path` is then as it was.
+    pub fn write_to(&self, path: &Path) -> Result<(), SnapshotError> {
+        let io = |source| SnapshotError::Io { op: "write", path: path.to_owned(), source };
+        let state = State {
+            vcpu: self.vcpu().clone(),
+            info: self.info().clone(),
+            images: [self.kernel_elf().to_vec(), self.app_elf().to_vec()],
+        };
+        let state = postcard::to_stdvec(&state).map_err(|e| io(io::Error::other(e)))?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
+        self.write_sections(file.as_file_mut(), &state).map_err(io)?;
+        file.as_file().sync_all().map_err(io)?;
+        file.persist(path).map_err(|e| io(e.error))?;
+        Ok(())
+    }
+
+    fn write_sections(&self, file: &mut File, state: &[u8]) -> io::Result<()> {
+        let memory = self.memory().bytes();
+        let memory_at = PAGE_BYTES + (state.len() as u64).next_multiple_of(PAGE_BYTES);
+        file.set_len(memory_at + memory.len() as u64)?;
+        let mut header = [0u8; PAGE_BYTES as usize];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        header[16..24].copy_from_slice(&(state.len() as u64).to_le_bytes());
+        header[24..32].copy_from_slice(&(memory.len() as u64).to_le_bytes());
+        header[32..36].copy_from_slice(&crc32c::crc32c(state).to_le_bytes());
+        header[36..40].copy_from_slice(&crc32c::crc32c(memory).to_le_bytes());
+        let crc = crc32c::crc32c(&header);
+        header[12..16].copy_from_slice(&crc.to_le_bytes());
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&header)?;
+        file.write_all(state)?;
+        for (i, page) in memory.chunks(PAGE_BYTES as usize).enumerate() {
+            if page.iter().any(|&b| b != 0) {
+                file.write_all_at(page, memory_at + i as u64 * PAGE_BYTES)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a snapshot, mapping its memory rather than copying it.
+    ///
+    /// # Errors
+    ///
+    /// Any variant but those about a live vCPU. No file makes it panic, or allocate more than its
+    /// own length; the tests flip every bit of a small one.
+    pub fn open(path: &Path) -> Result<Arc<Self>, SnapshotError> {
+        let (file, parts, state) = read_state(path)?;
+        if state.vcpu.model == CpuModel::V3 && CpuModel::of_host() != CpuModel::V3 {
+            return Err(SnapshotError::Cpu { path: path.to_owned(), needs: "AVX2, BMI and FMA".into() });
+        }
+        let memory = MemoryImage::map(file, parts.memory_at, parts.memory_bytes)?;
+        if crc32c::crc32c(memory.bytes()) != parts.memory_crc {
+            return Err(damaged(path, "the memory section does not match its checksum"));
+        }
+        let State { vcpu, info, images: [kernel, app] } = state;
+        Ok(Arc::new(Self { memory, vcpu, info, images: [kernel.into(), app.into()] }))
+    }
+
+    /// Reads what a snapshot file says about itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`], but the memory section is not checked.
+    pub fn inspect(path: &Path) -> Result<Summary, SnapshotError> {
+        let (file, parts, state) = read_state(path)?;
+        let memory = MemoryImage::map(file, parts.memory_at, parts.memory_bytes)?;
+        let used = memory.bytes().chunks(PAGE_BYTES as usize).filter(|page| page.iter().any(|&b| b != 0)).count();
+        Ok(Summary {
+            version: FORMAT_VERSION,
+            memory_bytes: parts.memory_bytes,
+            memory_used_bytes: used as u64 * PAGE_BYTES,
+            state_bytes: parts.state_bytes,
+            cpu_model: state.vcpu.model,
+            name: state.info.name,
+        })
+    }
+}
+
+struct Parts {
+    state_bytes: u64,
+    memory_at: u64,
+    memory_bytes: u64,
+    state_crc: u32,
+    memory_crc: u32,
+}
+
+fn damaged(path: &Path, what: &str) -> SnapshotError {
+    SnapshotError::Damaged { path: path.to_owned(), what: what.to_owned() }
+}
+
+fn read_state(path: &Path) -> Result<(File, Parts, State), SnapshotError> {
+    let io = |op| move |source| SnapshotError::Io { op, path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(io("open"))?;
+    let len = file.metadata().map_err(io("read"))?.len();
+    let mut header = [0u8; PAGE_BYTES as usize];
+    let mut start = [0u8; 8];
+    if file.read_exact(&mut start).is_err() || start != MAGIC {
+        return Err(SnapshotError::NotASnapshot { path: path.to_owned() });
+    }
+    header[..8].copy_from_slice(&start);
+    file.read_exact(&mut header[8..]).map_err(|_| damaged(path, "the header is cut off"))?;
+    let parts = check_header(path, &mut header, len)?;
+    let mut state = vec![0; usize::try_from(parts.state_bytes).unwrap_or(0)];
+    file.read_exact(&mut state).map_err(io("read"))?;
+    if crc32c::crc32c(&state) != parts.state_crc {
+        return Err(damaged(path, "the state section does not match its checksum"));
+    }
+    let mut padding = vec![0; usize::try_from(parts.memory_at - PAGE_BYTES - parts.state_bytes).unwrap_or(0)];
+    file.read_exact(&mut padding).map_err(io("read"))?;
+    if padding.iter().any(|&b| b != 0) {
+        return Err(damaged(path, "the padding behind the state section is not zero"));
+    }
+    let state: State =
+        postcard::from_bytes(&state).map_err(|_| damaged(path, "the state section makes no sense"))?;
+    if state.info.config.memory_bytes != parts.memory_bytes {
+        return Err(damaged(path, "its parts disagree about the size of memory"));
+    }
+    Ok((file, parts, state))
+}
+
+fn check_header(path: &Path, header: &mut [u8; PAGE_BYTES as usize], len: u64) -> Result<Parts, SnapshotError> {
+    let word = |header: &[u8], at: usize| header[at..].first_chunk().map_or(0, |c| u64::from_le_bytes(*c));
+    let half = |header: &[u8], at: usize| header[at..].first_chunk().map_or(0, |c| u32::from_le_bytes(*c));
+    let found = half(header, 8);
+    if found != FORMAT_VERSION {
+        return Err(SnapshotError::Version { path: path.to_owned(), found });
+    }
+    let crc = half(header, 12);
+    header[12..16].fill(0);
+    if crc32c::crc32c(header) != crc {
+        return Err(damaged(path, "the header does not match its checksum"));
+    }
+    let (state_bytes, memory_bytes) = (word(header, 16), word(header, 24));
+    let sane = state_bytes <= STATE_BYTES_MAX
+        && (MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory_bytes)
+        && memory_bytes % PAGE_BYTES == 0;
+    let memory_at = PAGE_BYTES + state_bytes.min(STATE_BYTES_MAX).next_multiple_of(PAGE_BYTES);
+    if !sane || len != memory_at + memory_bytes {
+        return Err(damaged(path, "its length is not what the header says: it is cut off"));
+    }
+    Ok(Parts { state_bytes, memory_at, memory_bytes, state_crc: half(header, 32), memory_crc: half(header, 36) })
+}

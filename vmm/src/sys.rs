@@ -1,0 +1,7 @@
+//! The host's unsafe code, behind safe types: ioctls that kvm-ioctls lacks, mappings, signals.
+
+pub(crate) mod dirty;
+pub(crate) mod kick;
+pub(crate) mod memfd;
+pub(crate) mod slots;
+pub(crate) mod xsave;

@@ -1,0 +1,325 @@
+//! A virtual machine with its memory and its one vCPU: run it, and say what happened.
+//!
+//! This is where exits become events: a trap stub's exit is read as the frame that the CPU pushed,
+//! a hypercall as its number and arguments. `cpuid` is served here, from the model. What a
+//! hypercall *means* is for [`crate::boot`] and [`crate::replica`].
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvm_bindings::{
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_enable_cap,
+};
+use kvm_ioctls::VmFd;
+use unifork_abi::{Hypercall, SyscallFrame};
+
+use crate::addr::{Gpa, PAGE_BYTES, to_page_end};
+use crate::caps::Kvm;
+use crate::introspect::{ReadMemory, Registers};
+use crate::layout::Layout;
+use crate::machine;
+use crate::memory::GuestMemory;
+use crate::outcome::{Cause, Crash, CrashKind, Outcome};
+use crate::sys::slots;
+use crate::vcpu::{CoreState, Exit, Vcpu, VcpuError};
+
+/// The slot of RAM.
+pub(crate) const RAM_SLOT: u32 = 0;
+const WINDOWS_SLOT: u32 = 1;
+const GOLDEN_SLOT: u32 = 2;
+
+/// Bytes of a message that the guest hands over, at most.
+const MESSAGE_BYTES_MAX: u64 = 4096;
+/// `cpuid` instructions served in one run, at most: a guest that spins on them runs into its
+/// deadline anyway, but must not keep the host in this loop when it has none.
+const CPUID_SERVED_MAX: usize = 1 << 20;
+
+/// What made a VM stop.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Event {
+    /// A hypercall: its number and three arguments.
+    Hypercall { number: u64, args: [u64; 3] },
+    /// An exception, with the registers at the faulting instruction.
+    Exception { vector: u8, error_code: u32, address: u64, registers: Registers },
+    /// The deadline passed.
+    Deadline,
+    /// The vCPU cannot go on.
+    Lost { reason: String },
+}
+
+/// How RAM is watched for writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// Not at all.
+    Off,
+    /// `KVM_MEM_LOG_DIRTY_PAGES`, cleared by hand where the host can.
+    Log,
+}
+
+/// A VM, its vCPU and its memory.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    // In the order in which they must go: the vCPU before its VM, both before the memory that KVM
+    // has the addresses of.
+    pub(crate) vcpu: Vcpu,
+    pub(crate) fd: VmFd,
+    pub(crate) memory: GuestMemory,
+    pub(crate) layout: Arc<Layout>,
+    // Guest-physical address of the page that traps push their frame to.
+    trap_stack: Gpa,
+    manual: bool,
+}
+
+impl Vm {
+    /// A VM over `memory`, with a vCPU at reset state.
+    pub(crate) fn create(
+        kvm: &Kvm,
+        memory: GuestMemory,
+        layout: Arc<Layout>,
+        tracking: Tracking,
+    ) -> Result<Self, VcpuError> {
+        let error = |ioctl: &'static str| move |source: io::Error| VcpuError { ioctl, source };
+        let fd = kvm.fd.create_vm().map_err(|e| error("KVM_CREATE_VM")(e.into()))?;
+        let manual = tracking == Tracking::Log && kvm.caps().manual_dirty_log;
+        if manual {
+            let cap =
+                kvm_enable_cap { cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, args: [1, 0, 0, 0], ..Default::default() };
+            fd.enable_cap(&cap).map_err(|e| error("KVM_ENABLE_CAP")(e.into()))?;
+        }
+        let flags = if tracking == Tracking::Log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        let set = error("KVM_SET_USER_MEMORY_REGION");
+        // SAFETY: `memory` is a field of the result, dropped after the VM and its vCPU.
+        unsafe { slots::set(&fd, RAM_SLOT, &memory.ram, flags) }.map_err(set)?;
+        // SAFETY: as above.
+        unsafe { slots::set(&fd, WINDOWS_SLOT, &memory.windows, 0) }.map_err(set)?;
+        if let Some(golden) = &memory.golden {
+            // SAFETY: as above.
+            unsafe { slots::set(&fd, GOLDEN_SLOT, golden, KVM_MEM_READONLY) }.map_err(set)?;
+        }
+        let vcpu = Vcpu::create(&fd, kvm.caps().cpu_model)?;
+        let trap_stack = layout.translate(machine::TRAP_STACK_VA).unwrap_or_default();
+        Ok(Self { vcpu, fd, memory, layout, trap_stack, manual })
+    }
+
+    /// The dirty log is cleared by hand.
+    pub(crate) fn manual_dirty_log(&self) -> bool {
+        self.manual
+    }
+
+    /// Runs until something happens that is not `cpuid`, within `deadline`. On the data plane.
+    pub(crate) fn run(&mut self, deadline: Duration) -> Event {
+        self.vcpu.arm(deadline);
+        let event = self.run_armed();
+        self.vcpu.disarm();
+        event
+    }
+
+    /// [`Self::run`] for a caller that keeps the clock itself.
+    pub(crate) fn run_armed(&mut self) -> Event {
+        for _ in 0..CPUID_SERVED_MAX {
+            let event = match self.vcpu.run() {
+                Exit::Doorbell => {
+                    let regs = self.vcpu.regs_mut();
+                    Event::Hypercall { number: regs.rax, args: [regs.rdi, regs.rsi, regs.rdx] }
+                }
+                Exit::Stub { vector } => {
+                    let registers = self.trapped_registers();
+                    let error_code = if machine::has_error_code(vector) {
+                        u32::try_from(self.frame_word(6)).unwrap_or(u32::MAX)
+                    } else {
+                        0
+                    };
+                    if vector == 13 && error_code == 0 && self.serve_cpuid(&registers) {
+                        continue;
+                    }
+                    let address = self.vcpu.sregs_mut().cr2;
+                    Event::Exception { vector, error_code, address, registers }
+                }
+                Exit::Deadline => Event::Deadline,
+                Exit::Shutdown => Event::Lost { reason: "triple fault".into() },
+                Exit::Mmio { at, write } => {
+                    let verb = if write { "wrote" } else { "read" };
+                    Event::Lost { reason: format!("it {verb} guest-physical {at:#x}, where nothing is") }
+                }
+                Exit::Stuck { reason } => Event::Lost { reason },
+            };
+            return event;
+        }
+        Event::Deadline
+    }
+
+    /// Word `n` (from 1) below the top of the trap stack: SS, RSP, RFLAGS, CS, RIP, error code.
+    fn frame_word(&self, n: u64) -> u64 {
+        let mut bytes = [0; 8];
+        let at = self.trap_stack.offset(PAGE_BYTES - 8 * n);
+        self.memory.read(at, &mut bytes).expect("the trap stack is a page of the windows");
+        u64::from_le_bytes(bytes)
+    }
+
+    /// The registers at the instruction that trapped: the frame's, and the rest as they are.
+    pub(crate) fn trapped_registers(&self) -> Registers {
+        let mut registers = registers_of(&self.vcpu.core());
+        registers.rsp = self.frame_word(2);
+        registers.rflags = self.frame_word(3);
+        registers.rip = self.frame_word(5);
+        registers
+    }
+
+    /// Makes the vCPU go on behind the trap it is in, as `iretq` would, at `rip`.
+    pub(crate) fn return_from_trap(&mut self, rip: u64) -> Result<(), VcpuError> {
+        let (rsp, rflags) = (self.frame_word(2), self.frame_word(3));
+        let regs = self.vcpu.regs_mut();
+        regs.rip = rip;
+        regs.rsp = rsp;
+        regs.rflags = rflags;
+        machine::enter_user(self.vcpu.sregs_mut());
+        self.vcpu.store()
+    }
+
+    /// Answers the hypercall the vCPU is in.
+    pub(crate) fn answer(&mut self, result: u64) -> Result<(), VcpuError> {
+        self.vcpu.regs_mut().rax = result;
+        self.vcpu.store()
+    }
+
+    /// Serves a `cpuid` that faulted, and says whether it was one.
+    fn serve_cpuid(&mut self, registers: &Registers) -> bool {
+        let mut code = [0; 2];
+        if !self.vcpu.cpuid_faults() || !self.read(registers.rip, &mut code) || code != [0x0f, 0xa2] {
+            return false;
+        }
+        let model = self.vcpu.model();
+        let regs = self.vcpu.regs_mut();
+        let [eax, ebx, ecx, edx] = model.lookup(regs.rax as u32, regs.rcx as u32);
+        regs.rax = eax.into();
+        regs.rbx = ebx.into();
+        regs.rcx = ecx.into();
+        regs.rdx = edx.into();
+        self.return_from_trap(registers.rip + 2).is_ok()
+    }
+
+    /// How the run that stopped with `event` ended, when it does not go on: everything but the
+    /// hypercalls that its caller understands.
+    pub(crate) fn outcome(&self, event: Event) -> Outcome {
+        let (cause, registers) = match event {
+            Event::Deadline => return Outcome::Timeout,
+            Event::Exception { vector, error_code, address, registers } => {
+                (Cause::Exception { vector, error_code, address }, registers)
+            }
+            Event::Lost { reason } => (Cause::Vm { reason }, registers_of(&self.vcpu.core())),
+            Event::Hypercall { number, args: [a, b, c] } => match Hypercall::from_number(number) {
+                Some(Hypercall::Exit) => return Outcome::Exit { code: a as i32 },
+                Some(Hypercall::Signal) => (Cause::Signal { number: a as i32 }, self.syscall_registers(b)),
+                Some(Hypercall::Panic) => {
+                    (Cause::KernelPanic { message: self.message(a, b) }, registers_of(&self.vcpu.core()))
+                }
+                Some(Hypercall::OutOfMemory) => {
+                    (Cause::OutOfMemory { requested: a }, self.syscall_registers(b))
+                }
+                Some(Hypercall::Assert) => {
+                    (Cause::Assertion { message: self.message(a, b) }, self.syscall_registers(c))
+                }
+                _ => (Cause::BadHypercall { number }, registers_of(&self.vcpu.core())),
+            },
+        };
+        let kind = CrashKind::of(&cause, &registers, &self.layout);
+        Outcome::Crash(Crash { cause, kind, registers })
+    }
+
+    /// The application's registers at the system call whose frame is claimed to be at `frame`.
+    fn syscall_registers(&self, frame: u64) -> Registers {
+        let mut bytes = [0; size_of::<SyscallFrame>()];
+        if frame == 0 || !self.read(frame, &mut bytes) {
+            return registers_of(&self.vcpu.core());
+        }
+        let word = |i: usize| {
+            bytes[i * 8..].first_chunk().map_or(0, |chunk: &[u8; 8]| u64::from_le_bytes(*chunk))
+        };
+        let bases = registers_of(&self.vcpu.core());
+        Registers {
+            r15: word(0),
+            r14: word(1),
+            r13: word(2),
+            r12: word(3),
+            rbp: word(4),
+            rbx: word(5),
+            r11: word(6),
+            r10: word(7),
+            r9: word(8),
+            r8: word(9),
+            rax: word(10),
+            rcx: word(11),
+            rdx: word(12),
+            rsi: word(13),
+            rdi: word(14),
+            rip: word(15),
+            rflags: word(16),
+            rsp: word(17),
+            ..bases
+        }
+    }
+
+    /// `bytes` bytes of text that the guest claims to have at `at`; as much of it as is readable.
+    fn message(&self, at: u64, bytes: u64) -> String {
+        let mut text = Vec::new();
+        for i in 0..bytes.min(MESSAGE_BYTES_MAX) {
+            let mut byte = [0];
+            if !self.read(at.wrapping_add(i), &mut byte) {
+                break;
+            }
+            text.push(byte[0]);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Copies from the guest's linear memory through the layout, never from golden memory that is
+    /// not there yet.
+    fn read(&self, address: u64, out: &mut [u8]) -> bool {
+        let mut at = address;
+        let mut done = 0;
+        while done < out.len() {
+            let Some(gpa) = self.layout.translate(at) else { return false };
+            let count = (out.len() - done).min(to_page_end(at) as usize);
+            if self.memory.read(gpa, &mut out[done..done + count]).is_err() {
+                return false;
+            }
+            done += count;
+            at = at.wrapping_add(count as u64);
+        }
+        true
+    }
+}
+
+impl ReadMemory for Vm {
+    fn read(&self, gva: u64, out: &mut [u8]) -> bool {
+        Self::read(self, gva, out)
+    }
+}
+
+/// The general registers as reports use them.
+pub(crate) fn registers_of(core: &CoreState) -> Registers {
+    let regs = &core.regs;
+    Registers {
+        rax: regs.rax,
+        rbx: regs.rbx,
+        rcx: regs.rcx,
+        rdx: regs.rdx,
+        rsi: regs.rsi,
+        rdi: regs.rdi,
+        rbp: regs.rbp,
+        rsp: regs.rsp,
+        r8: regs.r8,
+        r9: regs.r9,
+        r10: regs.r10,
+        r11: regs.r11,
+        r12: regs.r12,
+        r13: regs.r13,
+        r14: regs.r14,
+        r15: regs.r15,
+        rip: regs.rip,
+        rflags: regs.rflags,
+        fs_base: core.sregs.fs.base,
+        gs_base: core.sregs.gs.base,
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests on real KVM, with guests of a few bytes. Without `/dev/kvm` they fail, and say why.
+
+mod boot;
+mod common;
