@@ -115,13 +115,15 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// What the compiler or linker printed, and what to change if that is known.
+    /// What the program that failed (compiler, linker, package client) printed, and what to change if
+    /// that is known.
     #[must_use]
     pub fn diagnostics(&self) -> Option<(&str, Option<&str>)> {
         match self {
             Self::Compile { diagnostics, hint, .. } | Self::Link { diagnostics, hint } => {
                 Some((diagnostics, hint.as_deref()))
             }
+            Self::Fetch(error) => Some((error.said()?, None)),
             _ => None,
         }
     }

@@ -46,7 +46,7 @@ pub enum FetchError {
         source: io::Error,
     },
     /// A program that is needed is not there.
-    #[error("cannot run {program}, which is needed to get {what}; {}", by_hand(file, downloads))]
+    #[error("cannot run {program}, which is needed to get {what}. {}", by_hand(file, downloads))]
     NoProgram {
         /// The program.
         program: &'static str,
@@ -60,11 +60,7 @@ pub enum FetchError {
         source: io::Error,
     },
     /// cargo or apt-get did not get it.
-    #[error(
-        "{program} did not get {what} (is there a network?); {}\n{}",
-        by_hand(file, downloads),
-        said.trim_end()
-    )]
+    #[error("{program} did not get {what}; is there a network? {}", by_hand(file, downloads))]
     Download {
         /// The program.
         program: &'static str,
@@ -88,7 +84,7 @@ pub enum FetchError {
         got: String,
     },
     /// `tar` failed on a file whose checksum was right.
-    #[error("tar cannot unpack {}\n{}", path.display(), said.trim_end())]
+    #[error("tar cannot unpack {}", path.display())]
     Unpack {
         /// The archive.
         path: PathBuf,
@@ -97,8 +93,19 @@ pub enum FetchError {
     },
 }
 
+impl FetchError {
+    /// What the program that failed printed.
+    #[must_use]
+    pub fn said(&self) -> Option<&str> {
+        match self {
+            Self::Download { said, .. } | Self::Unpack { said, .. } => Some(said),
+            _ => None,
+        }
+    }
+}
+
 fn by_hand(file: &str, downloads: &Path) -> String {
-    format!("or put {file} into {}", downloads.display())
+    format!("{file} may also be put into {} by hand", downloads.display())
 }
 
 /// Where sources and objects are kept between builds.
