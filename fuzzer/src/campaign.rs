@@ -18,10 +18,12 @@ use std::time::{Duration, Instant};
 
 use libafl::corpus::{Corpus as _, InMemoryCorpus};
 use libafl::events::NopEventManager;
-use libafl::executors::ExitKind;
+use libafl::executors::{ExitKind, HasObservers as _};
+use libafl::feedbacks::Feedback as _;
 use libafl::fuzzer::{Evaluator as _, ExecuteInputResult, Fuzzer as _, NopInputFilter, StdFuzzer};
 use libafl::inputs::{BytesInput, BytesInputConverter};
 use libafl::mutators::{HavocScheduledMutator, Tokens, havoc_mutations, tokens_mutations};
+use libafl::observers::ObserversTuple as _;
 use libafl::stages::StdPowerMutationalStage;
 use libafl::state::{HasCorpus, HasExecutions, HasMaxSize, StdState};
 use libafl::{HasFeedback as _, HasMetadata};
@@ -31,11 +33,11 @@ use thiserror::Error;
 use unifork_vmm::{Engine, Kvm, Replica, ReplicaError, Snapshot, Space};
 
 use crate::clock::Clock;
-use crate::executor::{Limits, Parts, ReplicaExecutor};
+use crate::executor::{Limits, Parts, ReplicaExecutor, Tally};
 use crate::feedback::{Admission, CorpusFeedback, FoundFeedback};
 use crate::findings::{Findings, Machine};
 use crate::journal::{self, Key};
-use crate::monitor::{self, Figures, Monitor};
+use crate::monitor::{self, Figures, Monitor, Show};
 use crate::observer::{self, LastRun, SharedRun};
 use crate::output::{Output, OutputError};
 use crate::queue::{Queue, Stored};
@@ -49,7 +51,8 @@ use crate::triage::{Probe, Triage};
 pub(crate) type Corpus = InMemoryCorpus<BytesInput>;
 /// LibAFL's state.
 pub(crate) type State = StdState<Corpus, BytesInput, StdRand, Corpus>;
-type TheFuzzer = StdFuzzer<CoverScheduler, CorpusFeedback, BytesInputConverter, NopInputFilter, FoundFeedback>;
+type TheFuzzer =
+    StdFuzzer<CoverScheduler, CorpusFeedback, BytesInputConverter, NopInputFilter, FoundFeedback>;
 
 /// Time between two savings of the state. The queue is on disk at once; this only saves running
 /// it again after a kill.
@@ -68,7 +71,9 @@ pub(crate) enum CampaignError {
     #[error("the fuzzing engine failed: {0}")]
     Engine(String),
     /// No seed ends well, so there is nothing to mutate.
-    #[error("none of the {seeds} seeds ends well: {crashed} crash, {hung} time out, {refused} are refused by the harness")]
+    #[error(
+        "none of the {seeds} seeds ends well: {crashed} crash, {hung} time out, {refused} are refused by the harness"
+    )]
     NoGoodSeed {
         /// How many there are.
         seeds: usize,
@@ -106,7 +111,7 @@ pub(crate) struct Plan {
     pub(crate) execs: Option<u64>,
     pub(crate) duration: Option<Duration>,
     pub(crate) until_finding: bool,
-    pub(crate) json: bool,
+    pub(crate) show: Show,
 }
 
 /// How the seeds ended.
@@ -162,7 +167,7 @@ impl Campaign {
         let stats_path = output.path("stats.jsonl");
         let before = monitor::last_figures(&stats_path);
         let total = plan.snapshot.counter_count(Space::Application);
-        let monitor = Monitor::start(stats_path, before.as_ref(), total, plan.json)?;
+        let monitor = Monitor::start(stats_path, before.as_ref(), total, plan.show)?;
         let clock = if plan.seed.is_some() { Clock::Logical } else { Clock::Wall };
         let last: SharedRun = Rc::new(LastRun::default());
 
@@ -185,7 +190,9 @@ impl Campaign {
             Err(why) => {
                 if !stored.is_empty() {
                     let count = stored.len();
-                    notes.push(format!("no saved state is used ({why}): running the queue's {count} inputs again"));
+                    notes.push(format!(
+                        "no saved state is used ({why}): running the queue's {count} inputs again"
+                    ));
                 }
                 let rand = match plan.seed {
                     Some(seed) => StdRand::with_seed(seed),
@@ -211,7 +218,17 @@ impl Campaign {
         };
         let triage = Triage::new(&plan.snapshot);
         let deadline = plan.deadline;
-        let parts = Parts { observers, replica, findings, monitor, limits, triage, last: last.clone(), deadline, input_max };
+        let parts = Parts {
+            observers,
+            replica,
+            findings,
+            monitor,
+            limits,
+            triage,
+            last: last.clone(),
+            deadline,
+            input_max,
+        };
         Ok(Self {
             fuzzer,
             state,
@@ -235,7 +252,9 @@ impl Campaign {
             .state
             .corpus()
             .ids()
-            .filter_map(|id| Some(self.state.corpus().get(id).ok()?.borrow().input().as_ref()?.as_ref().to_vec()))
+            .filter_map(|id| {
+                Some(self.state.corpus().get(id).ok()?.borrow().input().as_ref()?.as_ref().to_vec())
+            })
             .collect();
         let stored = std::mem::take(&mut self.stored);
         self.fuzzer.feedback_mut().admission = Admission::All;
@@ -246,7 +265,8 @@ impl Campaign {
         }
         self.fuzzer.feedback_mut().admission = Admission::New;
         let mut report = SeedReport::default();
-        let stored: std::collections::HashSet<&[u8]> = stored.iter().map(|entry| entry.bytes.as_slice()).collect();
+        let stored: std::collections::HashSet<&[u8]> =
+            stored.iter().map(|entry| entry.bytes.as_slice()).collect();
         let seeds = std::mem::take(&mut self.seeds);
         for seed in &seeds {
             if known.contains(&seed.bytes) || stored.contains(seed.bytes.as_slice()) {
@@ -295,11 +315,12 @@ impl Campaign {
     }
 
     /// Saves the state and says how it went.
-    pub(crate) fn finish(mut self) -> Result<Summary, CampaignError> {
+    pub(crate) fn finish(&mut self) -> Result<Summary, CampaignError> {
         journal::settle(&mut self.state)?;
         self.save()?;
         let executor = &mut self.executor;
-        let figures = executor.monitor.tick(Instant::now(), &self.state, &executor.tally, &executor.findings)?;
+        let figures =
+            executor.monitor.tick(Instant::now(), &self.state, &executor.tally, &executor.findings)?;
         Ok(Summary {
             figures,
             runs: executor.tally.runs,
@@ -308,6 +329,30 @@ impl Campaign {
             findings: executor.findings.names().map(|name| executor.findings.folder(name)).collect(),
             unserved: executor.replica.unserved(),
         })
+    }
+
+    /// What was counted so far.
+    pub(crate) fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.executor.tally
+    }
+
+    /// Judges the map of the last run again, `rounds` times: what coverage costs after each run.
+    pub(crate) fn time_map(&mut self, rounds: u32) -> Result<Duration, CampaignError> {
+        let input = BytesInput::new(Vec::new());
+        let start = Instant::now();
+        for _ in 0..rounds {
+            self.executor.observers_mut().post_exec_all(&mut self.state, &input, &ExitKind::Ok)?;
+            let (state, observers) = (&mut self.state, self.executor.observers());
+            let feedback = self.fuzzer.feedback_mut();
+            std::hint::black_box(feedback.is_interesting(
+                state,
+                &mut self.manager,
+                &input,
+                &observers,
+                &ExitKind::Ok,
+            )?);
+        }
+        Ok(start.elapsed())
     }
 
     fn save(&self) -> Result<(), CampaignError> {

@@ -20,7 +20,9 @@ impl Clock {
     pub(crate) fn effort(self, elapsed: Duration, counters: &[u8]) -> Duration {
         match self {
             Self::Wall => elapsed.max(Duration::from_nanos(1)),
-            Self::Logical => Duration::from_nanos(1 + counters.iter().map(|&count| u64::from(count)).sum::<u64>()),
+            Self::Logical => {
+                Duration::from_nanos(1 + counters.iter().map(|&count| u64::from(count)).sum::<u64>())
+            }
         }
     }
 }

@@ -142,7 +142,7 @@ pub(crate) fn say(text: &str) {
 
 /// The engine that is used unless another is asked for.
 pub(crate) fn default_engine() -> Engine {
-    Engine::DirtyLog
+    Engine::HotSet
 }
 
 /// Whose fault it is that there is no machine, and what to do about it.
@@ -150,16 +150,18 @@ pub(crate) fn machine_failure(error: MachineError) -> Failure {
     let (blame, help) = match &error {
         MachineError::Kvm(_) => (Blame::Host, "`unifork doctor` says what this host offers"),
         MachineError::Read { .. } => (Blame::Usage, "check the path; `unifork build` makes images"),
-        MachineError::Image { .. } => {
-            (Blame::Usage, "an image is a static x86-64 Linux ELF; `unifork build` makes one from a libFuzzer harness")
-        }
+        MachineError::Image { .. } => (
+            Blame::Usage,
+            "an image is a static x86-64 Linux ELF; `unifork build` makes one from a libFuzzer harness",
+        ),
         MachineError::Snapshot { .. } => (Blame::Usage, "take it again with `unifork snapshot IMAGE`"),
         MachineError::Boot { source: BootError::Plan(_) | BootError::Stack(_), .. } => {
             (Blame::Usage, "give it more memory (--memory) or shorter inputs (--input-max)")
         }
-        MachineError::Boot { source: BootError::Image(_), .. } => {
-            (Blame::Usage, "an image is a static x86-64 Linux ELF; `unifork build` makes one from a libFuzzer harness")
-        }
+        MachineError::Boot { source: BootError::Image(_), .. } => (
+            Blame::Usage,
+            "an image is a static x86-64 Linux ELF; `unifork build` makes one from a libFuzzer harness",
+        ),
         MachineError::Boot { .. } => (Blame::Host, "`unifork doctor` says what this host offers"),
         MachineError::NoInput { .. } => (
             Blame::Usage,

@@ -38,10 +38,27 @@ pub(crate) struct Tally {
     pub(crate) runs: u64,
     /// Pages put back after them.
     pub(crate) reset_pages: u64,
+    /// Time in the replica: running inputs, and putting it back.
+    pub(crate) running: Duration,
+    pub(crate) resetting: Duration,
+    /// Nanoseconds of each reset and run together, while there is room; for `unifork bench`.
+    pub(crate) samples: Vec<u32>,
     /// The libOS's edges that were seen covered.
     pub(crate) kernel_seen: Vec<bool>,
     /// New findings of this session.
     pub(crate) new_findings: u64,
+}
+
+impl Tally {
+    #[inline]
+    fn count(&mut self, reset: Duration, run: Duration) {
+        self.runs += 1;
+        self.resetting += reset;
+        self.running += run;
+        if self.samples.len() < self.samples.capacity() {
+            self.samples.push(u32::try_from((reset + run).as_nanos()).unwrap_or(u32::MAX));
+        }
+    }
 }
 
 /// A LibAFL executor over one replica.
@@ -80,7 +97,8 @@ pub(crate) struct Parts {
 impl ReplicaExecutor {
     /// An executor of these parts. `observers` are those of `replica`.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { observers, replica, findings, monitor, limits, triage, last, deadline, input_max } = parts;
+        let Parts { observers, replica, findings, monitor, limits, triage, last, deadline, input_max } =
+            parts;
         Self {
             tally: Tally { kernel_seen: vec![false; kernel_counts(&observers).len()], ..Tally::default() },
             observers,
@@ -115,6 +133,7 @@ impl ReplicaExecutor {
             self.last.rejected.set(true);
             return Ok(ExitKind::Ok);
         }
+        let before = Instant::now();
         if self.dirty {
             self.tally.reset_pages += self.replica.reset()?.pages as u64;
         }
@@ -123,7 +142,7 @@ impl ReplicaExecutor {
         let outcome = self.replica.run(input, self.deadline)?;
         self.now = Instant::now();
         self.last.elapsed.set(self.now - start);
-        self.tally.runs += 1;
+        self.tally.count(start - before, self.now - start);
         *state.executions_mut() += 1;
         let exit = match outcome {
             Outcome::Done { code } => {

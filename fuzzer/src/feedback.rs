@@ -40,7 +40,13 @@ pub(crate) struct CorpusFeedback {
 
 impl CorpusFeedback {
     /// A feedback over the application's coverage, and the libOS's as well with `kernel`.
-    pub(crate) fn new(observers: &Observers, kernel: bool, queue: Queue, clock: Clock, last: SharedRun) -> Self {
+    pub(crate) fn new(
+        observers: &Observers,
+        kernel: bool,
+        queue: Queue,
+        clock: Clock,
+        last: SharedRun,
+    ) -> Self {
         Self {
             admission: Admission::New,
             queue,

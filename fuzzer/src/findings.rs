@@ -18,12 +18,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use unifork_vmm::introspect::CrashReport;
 use unifork_vmm::{Outcome, ReplicaError};
 
 use crate::campaign::CampaignError;
 use crate::output::{self, OutputError, PARTIAL_PREFIX};
 use crate::report;
-use crate::triage::{Explanation, Probe, Sighting};
+use crate::triage::{Probe, Sighting};
 
 /// Fresh forks that a would-be finding is run in when the first disagrees.
 const CONFIRMATIONS: u32 = 3;
@@ -54,7 +55,6 @@ pub(crate) struct Record {
     /// What happened, in one sentence.
     pub(crate) sentence: String,
     pub(crate) outcome: Outcome,
-    pub(crate) stack_hash: String,
     pub(crate) coverage_hash: String,
     /// The application's edges it reached; kept for timeouts, which are told apart by them.
     pub(crate) edges: Vec<u32>,
@@ -67,7 +67,7 @@ pub(crate) struct Record {
     pub(crate) runtime_s: f64,
     pub(crate) found_unix: u64,
     pub(crate) machine: Machine,
-    pub(crate) explanation: Explanation,
+    pub(crate) report: CrashReport,
 }
 
 impl Record {
@@ -116,7 +116,12 @@ pub(crate) struct Findings {
 impl Findings {
     /// Opens the folder `dir`, which exists, and reads what earlier campaigns found.
     /// `edges` is the number of the application's counters.
-    pub(crate) fn open(dir: &Path, probe: Probe, machine: Machine, edges: usize) -> Result<Self, OutputError> {
+    pub(crate) fn open(
+        dir: &Path,
+        probe: Probe,
+        machine: Machine,
+        edges: usize,
+    ) -> Result<Self, OutputError> {
         output::remove_partial(dir);
         let mut findings = Self {
             dir: dir.to_path_buf(),
@@ -157,7 +162,12 @@ impl Findings {
     }
 
     /// Decides what to do with a run that ended as `seen`, and does it.
-    pub(crate) fn judge(&mut self, seen: &Sighting, input: &[u8], at: Moment) -> Result<Verdict, CampaignError> {
+    pub(crate) fn judge(
+        &mut self,
+        seen: &Sighting,
+        input: &[u8],
+        at: Moment,
+    ) -> Result<Verdict, CampaignError> {
         let timeout = matches!(seen.outcome, Outcome::Timeout);
         if let Some(&smallest) = self.known.get(&seen.name) {
             self.duplicates += 1;
@@ -185,13 +195,12 @@ impl Findings {
 
     /// Runs `input` in fresh forks, once where that does the same, else a few times.
     fn confirm(&self, seen: &Sighting, input: &[u8]) -> Result<Confirmed, ReplicaError> {
-        let mut confirmed = Confirmed { agreed: 0, runs: 0, explanation: None };
+        let mut confirmed = Confirmed { agreed: 0, runs: 0 };
         while confirmed.runs < CONFIRMATIONS {
             let probed = self.probe.run(input)?;
             confirmed.runs += 1;
             if probed.sighting.is_some_and(|again| again.same_as(seen)) {
                 confirmed.agreed += 1;
-                confirmed.explanation = Some(probed.explanation);
             }
             if confirmed.agreed == confirmed.runs {
                 break;
@@ -205,7 +214,6 @@ impl Findings {
             name: seen.name.clone(),
             sentence: report::sentence(&seen.outcome),
             outcome: seen.outcome.clone(),
-            stack_hash: format!("{:016x}", seen.stack_hash),
             coverage_hash: format!("{:016x}", seen.coverage_hash),
             edges: seen.edges.clone(),
             agreed: confirmed.agreed,
@@ -215,7 +223,7 @@ impl Findings {
             runtime_s: at.runtime.as_secs_f64(),
             found_unix: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
             machine: self.machine.clone(),
-            explanation: confirmed.explanation.clone().unwrap_or_default(),
+            report: seen.report.clone(),
         }
     }
 
@@ -226,7 +234,8 @@ impl Findings {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir_in(&self.dir)
             .map_err(OutputError::io("create a folder in", &self.dir))?;
-        for (name, bytes) in [("input", input), ("report.txt", &text(record)), ("report.json", &json(record))] {
+        for (name, bytes) in [("input", input), ("report.txt", &text(record)), ("report.json", &json(record))]
+        {
             let path = folder.path().join(name);
             let write = || -> io::Result<()> {
                 let mut file = fs::File::create(&path)?;
@@ -254,7 +263,11 @@ impl Findings {
             let bytes = fs::read(&path).map_err(OutputError::io("read", &path))?;
             output::write_whole(&first, &bytes)?;
         }
-        let record = self.record(seen, input, at, &confirmed);
+        let mut record = self.record(seen, input, at, &confirmed);
+        if let Ok(first) = Record::read(&folder) {
+            (record.execs, record.runtime_s, record.found_unix) =
+                (first.execs, first.runtime_s, first.found_unix);
+        }
         output::write_whole(&path, input)?;
         output::write_whole(&folder.join("report.txt"), &text(&record))?;
         output::write_whole(&folder.join("report.json"), &json(&record))?;
@@ -280,7 +293,6 @@ impl Findings {
 struct Confirmed {
     agreed: u32,
     runs: u32,
-    explanation: Option<Explanation>,
 }
 
 fn text(record: &Record) -> Vec<u8> {

@@ -9,9 +9,11 @@ use std::time::Duration;
 use clap::Args;
 use thiserror::Error;
 use unifork_vmm::{
-    Boot, BootEnd, BootError, GuestImage, ImageError, Kvm, KvmError, MachineConfig, Outcome, Snapshot, SnapshotError,
+    Boot, BootEnd, BootError, Engine, GuestImage, ImageError, Kvm, KvmError, MachineConfig, Outcome,
+    Snapshot, SnapshotError,
 };
 
+use crate::findings;
 use crate::report;
 use crate::units;
 
@@ -106,6 +108,21 @@ pub(crate) struct Machine {
     pub(crate) boot: Option<BootFacts>,
 }
 
+impl Machine {
+    /// What a finding's record says of the machine opened from `path`.
+    pub(crate) fn describe(&self, path: &Path, deadline: Duration, engine: Engine) -> findings::Machine {
+        findings::Machine {
+            image: path.canonicalize().unwrap_or_else(|_| path.to_path_buf()),
+            name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            snapshot: format!("{:016x}", self.snapshot.id()),
+            memory_bytes: self.snapshot.memory_bytes(),
+            input_max: self.snapshot.input_max(),
+            deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+            engine: engine.to_string(),
+        }
+    }
+}
+
 /// What booting told.
 #[derive(Clone, Debug)]
 pub(crate) struct BootFacts {
@@ -136,9 +153,9 @@ pub(crate) fn open(path: &Path, args: &MachineArgs) -> Result<Machine, MachineEr
     let elf = is_elf(path)?;
     let kvm = Arc::new(Kvm::open()?);
     if !elf {
-        let snapshot =
-            Snapshot::open(path).map_err(|source| MachineError::Snapshot { path: path.to_path_buf(), source })?;
-        return Ok(Machine { kvm, snapshot: Arc::new(snapshot), boot: None });
+        let snapshot = Snapshot::open(path)
+            .map_err(|source| MachineError::Snapshot { path: path.to_path_buf(), source })?;
+        return Ok(Machine { kvm, snapshot, boot: None });
     }
     let boot = boot(&kvm, path, &args.config(&[], &[]))?;
     let console = String::from_utf8_lossy(&boot.console).into_owned();

@@ -69,6 +69,17 @@ impl Figures {
     }
 }
 
+/// What is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// A line a second, for people.
+    Lines,
+    /// The same figures as JSON.
+    Json,
+    /// Nothing.
+    Nothing,
+}
+
 /// Prints and stores figures.
 #[derive(Debug)]
 pub(crate) struct Monitor {
@@ -80,7 +91,7 @@ pub(crate) struct Monitor {
     edges_total: usize,
     stats: File,
     path: PathBuf,
-    json: bool,
+    show: Show,
 }
 
 /// The last whole line of `stats.jsonl`: where the session before got to.
@@ -97,10 +108,13 @@ impl Monitor {
         path: PathBuf,
         before: Option<&Figures>,
         edges_total: usize,
-        json: bool,
+        show: Show,
     ) -> Result<Self, OutputError> {
-        let mut stats =
-            File::options().create(true).append(true).open(&path).map_err(OutputError::io("create", &path))?;
+        let mut stats = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(OutputError::io("create", &path))?;
         // Half a line of a killed session is ended, so that the next one starts on its own.
         if fs::read(&path).is_ok_and(|text| !text.is_empty() && !text.ends_with(b"\n")) {
             stats.write_all(b"\n").map_err(OutputError::io("write", &path))?;
@@ -115,7 +129,7 @@ impl Monitor {
             edges_total,
             stats,
             path,
-            json,
+            show,
         })
     }
 
@@ -149,22 +163,27 @@ impl Monitor {
         let mut line = serde_json::to_string(&figures).expect("figures are plain data");
         line.push('\n');
         self.stats.write_all(line.as_bytes()).map_err(OutputError::io("write", &self.path))?;
-        if self.json {
-            say(&line);
-        } else {
-            say(&format!("{}\n", figures.line()));
+        match self.show {
+            Show::Lines => say(&format!("{}\n", figures.line())),
+            Show::Json => say(&line),
+            Show::Nothing => {}
         }
         Ok(figures)
     }
 
     /// Says that something was found.
     pub(crate) fn found(&self, name: &str, outcome: &Outcome, at: Moment) {
-        if self.json {
-            let line = serde_json::json!({ "finding": name, "sentence": report::sentence(outcome), "execs": at.execs });
-            say(&format!("{line}\n"));
-        } else {
-            let clock = show_clock(at.runtime);
-            say(&format!("{clock:>7}  FINDING {name}: {}\n", report::sentence(outcome)));
+        let sentence = report::sentence(outcome);
+        match self.show {
+            Show::Lines => {
+                let clock = show_clock(at.runtime);
+                say(&format!("{clock:>7}  FINDING {name}: {sentence}\n"));
+            }
+            Show::Json => {
+                let line = serde_json::json!({ "finding": name, "sentence": sentence, "execs": at.execs });
+                say(&format!("{line}\n"));
+            }
+            Show::Nothing => {}
         }
     }
 

@@ -41,7 +41,10 @@ pub(crate) struct SetAside {
 impl Queue {
     /// Opens `dir`, which exists, and reads what is in it in the order it was found. Files whose
     /// bytes do not match their name are moved to `corrupt`, made if needed.
-    pub(crate) fn open(dir: &Path, corrupt: &Path) -> Result<(Self, Vec<Stored>, Vec<SetAside>), OutputError> {
+    pub(crate) fn open(
+        dir: &Path,
+        corrupt: &Path,
+    ) -> Result<(Self, Vec<Stored>, Vec<SetAside>), OutputError> {
         output::remove_partial(dir);
         let mut names: Vec<String> = Vec::new();
         for entry in fs::read_dir(dir).map_err(OutputError::io("read", dir))? {

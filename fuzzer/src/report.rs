@@ -1,6 +1,7 @@
 //! A finding in words.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use unifork_vmm::Outcome;
 
@@ -20,40 +21,20 @@ pub(crate) fn sentence(outcome: &Outcome) -> String {
 
 /// `report.txt`.
 pub(crate) fn finding(record: &Record) -> String {
-    let mut text = String::new();
     let machine = &record.machine;
-    let _ = writeln!(text, "{}\n", record.name);
-    let _ = writeln!(text, "what      {}", record.sentence);
-    let _ = writeln!(text, "repeats   {}", repeats(record.agreed, record.confirmations));
-    let _ = writeln!(text, "image     {} ({})", machine.image.display(), machine.snapshot);
-    let runtime = std::time::Duration::try_from_secs_f64(record.runtime_s).unwrap_or_default();
-    let execs = show_count(record.execs);
-    let _ = writeln!(text, "found     after {execs} executions, {} of fuzzing", show_clock(runtime));
-    let _ = writeln!(text, "input     {} bytes", show_count(record.input_bytes as u64));
-    text.push_str(&explanation(&record.explanation));
-    text
-}
-
-/// `yes`, or `unstable: 1 of 3 fresh forks did the same`.
-fn repeats(agreed: u32, runs: u32) -> String {
-    if agreed == runs {
+    let repeats = if record.agreed == record.confirmations {
         "yes, in a fresh fork".to_owned()
     } else {
-        format!("unstable: {agreed} of {runs} fresh forks did the same")
+        format!("unstable: {} of {} fresh forks did the same", record.agreed, record.confirmations)
+    };
+    let runtime = Duration::try_from_secs_f64(record.runtime_s).unwrap_or_default();
+    let found = format!("after {} executions, {} of fuzzing", show_count(record.execs), show_clock(runtime));
+    let image = format!("{} (snapshot {})", machine.image.display(), machine.snapshot);
+    let input = format!("{} bytes", show_count(record.input_bytes as u64));
+    let mut text = format!("{}\n\n", record.name);
+    for (name, value) in [("repeats", repeats), ("found", found), ("input", input), ("image", image)] {
+        let _ = writeln!(text, "{name:<8} {value}");
     }
-}
-
-/// Registers, backtrace, disassembly, console.
-pub(crate) fn explanation(explanation: &crate::triage::Explanation) -> String {
-    let mut text = String::new();
-    if !explanation.text.is_empty() {
-        let _ = write!(text, "\n{}", explanation.text);
-    }
-    if !explanation.console.is_empty() {
-        let _ = writeln!(text, "\nconsole");
-        for line in explanation.console.lines() {
-            let _ = writeln!(text, "  {line}");
-        }
-    }
+    let _ = write!(text, "\n{}", record.report);
     text
 }

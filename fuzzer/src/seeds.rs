@@ -70,7 +70,11 @@ pub(crate) fn read(dirs: &[PathBuf], input_max: u64) -> Result<Seeds, SeedsError
     files.dedup();
     let mut seeds = Seeds::default();
     for path in files {
-        let bytes = fs::read(&path).map_err(|source| SeedsError::Read { what: "seed", path: path.clone(), source })?;
+        let bytes = fs::read(&path).map_err(|source| SeedsError::Read {
+            what: "seed",
+            path: path.clone(),
+            source,
+        })?;
         if bytes.len() as u64 > input_max {
             seeds.too_long.push(path);
         } else {
@@ -105,8 +109,11 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), SeedsError> {
 ///
 /// LibAFL's own reader panics on a file that is not UTF-8, and its errors have no line number.
 pub(crate) fn dictionary(path: &Path) -> Result<Tokens, SeedsError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| SeedsError::Read { what: "dictionary", path: path.to_path_buf(), source })?;
+    let text = fs::read_to_string(path).map_err(|source| SeedsError::Read {
+        what: "dictionary",
+        path: path.to_path_buf(),
+        source,
+    })?;
     let mut tokens = Tokens::new();
     for (number, line) in text.lines().map(str::trim).enumerate() {
         if line.is_empty() || line.starts_with('#') {

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: a flag that the run loop reads, so that a campaign ends whole.
+//! SIGINT, SIGTERM and SIGHUP: a flag that the run loop reads, so that a campaign ends whole.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +10,7 @@ pub(crate) fn stop_requested() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-/// From here on, SIGINT and SIGTERM set the flag instead of ending the program. A second one
+/// From here on, SIGINT, SIGTERM and SIGHUP (the terminal closed) set the flag instead of ending the program. A second one
 /// ends it at once, for a program that does not get to read the flag.
 pub(crate) fn catch() {
     extern "C" fn on_signal(signal: libc::c_int) {
@@ -19,7 +19,7 @@ pub(crate) fn catch() {
             unsafe { libc::_exit(128 + signal) };
         }
     }
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // SAFETY: all-zero is a valid `sigaction`: no flags, an empty mask, no restorer.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as usize;

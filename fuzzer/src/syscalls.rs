@@ -69,7 +69,9 @@ const JOINED_START: u64 = 424;
 
 /// The name of system call `number`, or its number where it has none.
 pub(crate) fn name(number: u64) -> String {
-    let at = |table: &[&str], index: u64| usize::try_from(index).ok().and_then(|i| table.get(i).map(|n| (*n).to_owned()));
+    let at = |table: &[&str], index: u64| {
+        usize::try_from(index).ok().and_then(|i| table.get(i).map(|n| (*n).to_owned()))
+    };
     let found = match number.checked_sub(JOINED_START) {
         Some(index) => at(&JOINED, index),
         None => at(&FIRST, number),

@@ -1,19 +1,24 @@
 //! What happened in a run that ended badly, and its name: cause and stack.
+//!
+//! The stack is worked out by [`unifork_vmm::introspect`]; here it becomes the name of a finding.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use libafl_bolts::hash_std;
-use serde::{Deserialize, Serialize};
-use unifork_vmm::{Crash, Engine, Kvm, Outcome, Replica, ReplicaError, Snapshot, Space};
+use unifork_vmm::introspect::{CrashReport, Stop, Symbols};
+use unifork_vmm::{Cause, Engine, Kvm, Outcome, Replica, ReplicaError, Snapshot, Space};
+
+use crate::report;
 
 /// A run that ended badly.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sighting {
     /// Cause and short hash: `null-write-3f2a9c1e`.
     pub(crate) name: String,
     pub(crate) outcome: Outcome,
-    pub(crate) stack_hash: u64,
+    /// Where it was and how it got there.
+    pub(crate) report: CrashReport,
     /// Of the application's raw counters.
     pub(crate) coverage_hash: u64,
     /// The application's edges that were reached; only of a timeout.
@@ -31,57 +36,59 @@ impl Sighting {
     }
 }
 
-/// What can be said about a run, for people and for programs.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Explanation {
-    /// Registers, backtrace, disassembly.
-    pub(crate) text: String,
-    /// The backtrace, innermost first.
-    pub(crate) backtrace: Vec<String>,
-    /// What the guest wrote to its console.
-    pub(crate) console: String,
+/// Names runs, by the symbols of the machine they ran on.
+#[derive(Debug)]
+pub(crate) struct Triage {
+    symbols: Symbols,
 }
 
-/// Names runs.
-#[derive(Debug)]
-pub(crate) struct Triage {}
-
 impl Triage {
-    pub(crate) fn new(_snapshot: &Arc<Snapshot>) -> Self {
-        Self {}
+    /// For forks of `snapshot`. Reads headers only; debug information is read at the first crash.
+    pub(crate) fn new(snapshot: &Snapshot) -> Self {
+        let mut symbols = Symbols::new();
+        let info = snapshot.info();
+        let images =
+            [(info.name.as_str(), snapshot.app_elf(), info.app_bias), ("libOS", snapshot.kernel_elf(), 0)];
+        for (name, bytes, bias) in images {
+            if let Err(error) = symbols.load(name, Arc::clone(bytes), bias) {
+                log::warn!("no symbols: {error}");
+            }
+        }
+        Self { symbols }
     }
 
     /// Names the run that `replica` just made, if it ended badly.
     pub(crate) fn sight(&self, replica: &Replica, outcome: &Outcome) -> Option<Sighting> {
         let counters = replica.counters(Space::Application);
         let coverage_hash = hash_std(counters);
-        let reached = || (0..).zip(counters).filter(|&(_, &count)| count != 0).map(|(edge, _)| edge).collect();
-        Some(match outcome {
+        let (stop, edges) = match outcome {
             Outcome::Done { .. } | Outcome::Exit { .. } => return None,
             Outcome::Timeout => {
-                let edges: Vec<u32> = reached();
-                let bytes: Vec<u8> = edges.iter().flat_map(|edge| edge.to_le_bytes()).collect();
-                let hash = hash_std(&bytes);
-                let name = format!("timeout-{}", short(hash));
-                Sighting { name, outcome: outcome.clone(), stack_hash: 0, coverage_hash, edges }
+                let reached =
+                    (0..).zip(counters).filter(|&(_, &count)| count != 0).map(|(edge, _)| edge).collect();
+                (Stop { registers: replica.registers(), ..Stop::default() }, reached)
             }
             Outcome::Crash(crash) => {
-                let stack_hash = self.stack_hash(crash);
-                let name = format!("{}-{}", crash.kind, short(stack_hash));
-                Sighting { name, outcome: outcome.clone(), stack_hash, coverage_hash, edges: Vec::new() }
+                let fault_address = match crash.cause {
+                    Cause::Exception { vector: 14, address, .. } => Some(address),
+                    _ => None,
+                };
+                (Stop { registers: crash.registers, fault_address, ..Stop::default() }, Vec::new())
             }
-        })
+        };
+        let stop = Stop { cause: report::sentence(outcome), console: replica.console(), ..stop };
+        let report = CrashReport::collect(&stop, replica, &self.symbols);
+        let name = match outcome {
+            Outcome::Crash(crash) => format!("{}-{}", crash.kind, short(report.stack_hash.0)),
+            _ => format!("timeout-{}", short(hash_of_edges(&edges))),
+        };
+        Some(Sighting { name, outcome: outcome.clone(), report, coverage_hash, edges })
     }
+}
 
-    fn stack_hash(&self, crash: &Crash) -> u64 {
-        hash_std(&crash.registers.rip.to_le_bytes())
-    }
-
-    /// Explains the run that `replica` just made.
-    pub(crate) fn explain(&self, replica: &Replica, _outcome: &Outcome) -> Explanation {
-        let console = String::from_utf8_lossy(&replica.console()).into_owned();
-        Explanation { text: String::new(), backtrace: Vec::new(), console }
-    }
+fn hash_of_edges(edges: &[u32]) -> u64 {
+    let bytes: Vec<u8> = edges.iter().flat_map(|edge| edge.to_le_bytes()).collect();
+    hash_std(&bytes)
 }
 
 fn short(hash: u64) -> String {
@@ -101,13 +108,16 @@ pub(crate) struct Probe {
 #[derive(Debug)]
 pub(crate) struct Probed {
     pub(crate) outcome: Outcome,
+    /// If it ended badly.
     pub(crate) sighting: Option<Sighting>,
-    pub(crate) explanation: Explanation,
+    /// What the guest wrote to its console.
+    pub(crate) console: Vec<u8>,
     /// Of the application's raw counters.
     pub(crate) coverage_hash: u64,
 }
 
 impl Probe {
+    /// Probes of `snapshot`, each of at most `deadline`.
     pub(crate) fn new(kvm: Arc<Kvm>, snapshot: Arc<Snapshot>, deadline: Duration) -> Self {
         let triage = Triage::new(&snapshot);
         Self { kvm, snapshot, deadline, triage }
@@ -120,7 +130,6 @@ impl Probe {
         let outcome = replica.run(input, self.deadline)?;
         let coverage_hash = hash_std(replica.counters(Space::Application));
         let sighting = self.triage.sight(&replica, &outcome);
-        let explanation = self.triage.explain(&replica, &outcome);
-        Ok(Probed { outcome, sighting, explanation, coverage_hash })
+        Ok(Probed { outcome, sighting, console: replica.console(), coverage_hash })
     }
 }

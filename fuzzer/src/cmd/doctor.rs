@@ -49,6 +49,13 @@ pub(crate) fn run(_: &Args, json: bool) -> Result<Status, Failure> {
     }
 }
 
+/// Kernel, CPU and KVM of this host, each with its name.
+pub(crate) fn facts() -> Vec<(&'static str, String)> {
+    let mut diagnosis = Diagnosis::default();
+    host(&mut diagnosis);
+    diagnosis.facts
+}
+
 /// The kernel, the CPU, and which module is behind /dev/kvm.
 fn host(diagnosis: &mut Diagnosis) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -63,9 +70,12 @@ fn host(diagnosis: &mut Diagnosis) {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     diagnosis.facts.push(("CPU", format!("{}, {cpus} usable", field("model name"))));
     let modules = ["kvm_intel", "kvm_amd", "kvm_pvm"];
-    let loaded: Vec<_> = modules.into_iter().filter(|name| Path::new("/sys/module").join(name).exists()).collect();
+    let loaded: Vec<_> =
+        modules.into_iter().filter(|name| Path::new("/sys/module").join(name).exists()).collect();
     let flavour = match loaded.as_slice() {
-        [] if has("vmx") || has("svm") => "the CPU has it, but no kvm_intel or kvm_amd module is loaded".to_owned(),
+        [] if has("vmx") || has("svm") => {
+            "the CPU has it, but no kvm_intel or kvm_amd module is loaded".to_owned()
+        }
         [] => "no module of KVM's is loaded".to_owned(),
         ["kvm_pvm", ..] => "kvm_pvm: software, with shadow paging; an exit costs about 100 us".to_owned(),
         [name, ..] if has("hypervisor") => format!("{name}: hardware, nested in another virtual machine"),
@@ -76,11 +86,15 @@ fn host(diagnosis: &mut Diagnosis) {
 
 fn capabilities(diagnosis: &mut Diagnosis, caps: &HostCaps) {
     let facts = &mut diagnosis.facts;
-    facts.push(("KVM API", format!("version {}, {} bytes of XSAVE state", caps.api_version, caps.xsave_bytes)));
+    facts.push((
+        "KVM API",
+        format!("version {}, {} bytes of XSAVE state", caps.api_version, caps.xsave_bytes),
+    ));
     facts.push(("engine", format!("{}, unless --engine names another", super::default_engine())));
     let missing = &mut diagnosis.missing;
     if !caps.sync_regs {
-        missing.push("KVM_CAP_SYNC_REGS: registers are put back by ioctls, some microseconds a run".to_owned());
+        missing
+            .push("KVM_CAP_SYNC_REGS: registers are put back by ioctls, some microseconds a run".to_owned());
     }
     if !caps.manual_dirty_log {
         missing.push(
@@ -88,7 +102,10 @@ fn capabilities(diagnosis: &mut Diagnosis, caps: &HostCaps) {
         );
     }
     if caps.dirty_ring_entries == 0 {
-        missing.push("KVM_CAP_DIRTY_LOG_RING: the dirty log is used, which is not slower for small machines".to_owned());
+        missing.push(
+            "KVM_CAP_DIRTY_LOG_RING: the dirty log is used, which is not slower for small machines"
+                .to_owned(),
+        );
     }
     match caps.nested_paging {
         Some(true) => facts.push(("paging", "nested, by the CPU".to_owned())),
@@ -123,7 +140,10 @@ fn tell(diagnosis: &Diagnosis, usable: bool) -> String {
     for (name, fact) in &diagnosis.facts {
         let _ = writeln!(text, "{name:<10} {fact}");
     }
-    let lists = [("missing, and what is done instead", &diagnosis.missing), ("`unifork build` lacks", &diagnosis.build_lacks)];
+    let lists = [
+        ("missing, and what is done instead", &diagnosis.missing),
+        ("`unifork build` lacks", &diagnosis.build_lacks),
+    ];
     for (title, list) in lists {
         if !list.is_empty() {
             let _ = writeln!(text, "{title}:");
@@ -132,7 +152,11 @@ fn tell(diagnosis: &Diagnosis, usable: bool) -> String {
             let _ = writeln!(text, "  {sentence}");
         }
     }
-    let _ = writeln!(text, "{}", if usable { "usable: images can be run here" } else { "not usable: images cannot be run here" });
+    let _ = writeln!(
+        text,
+        "{}",
+        if usable { "usable: images can be run here" } else { "not usable: images cannot be run here" }
+    );
     text
 }
 

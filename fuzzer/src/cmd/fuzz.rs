@@ -14,8 +14,8 @@ use unifork_vmm::{Engine, Space};
 
 use crate::campaign::{self, Campaign, CampaignError, Plan, SeedReport, Summary};
 use crate::cmd::{Blame, Failure, Status, say};
-use crate::findings;
 use crate::machine::{self, BootFacts, Machine, MachineArgs};
+use crate::monitor::Show;
 use crate::output::{Output, OutputError};
 use crate::seeds::{self, Seeds, SeedsError};
 use crate::units::{self, show_clock, show_count, show_size};
@@ -90,7 +90,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     leave_out_long(&mut seeds, machine.snapshot.input_max());
     if machine.snapshot.counter_count(Space::Application) == 0 {
         let error = anyhow::anyhow!("{} has no coverage counters", args.image.display());
-        return Err(Failure::usage(error).help("build it with `unifork build`, or see what it does with `unifork run`"));
+        return Err(Failure::usage(error)
+            .help("build it with `unifork build`, or see what it does with `unifork run`"));
     }
     let output = Output::open(&root).map_err(output_failure)?;
     if !json {
@@ -102,7 +103,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     let plan = Plan {
         kvm: machine.kvm.clone(),
         snapshot: machine.snapshot.clone(),
-        machine: describe(args, &machine),
+        machine: machine.describe(&args.image, args.deadline, args.engine),
         engine: args.engine,
         deadline: args.deadline,
         seeds: seeds.usable,
@@ -112,7 +113,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         execs: args.execs,
         duration: args.duration,
         until_finding: args.until.is_some(),
-        json,
+        show: if json { Show::Json } else { Show::Lines },
     };
     signals::catch();
     let mut campaign = Campaign::open(plan, &output).map_err(campaign_failure)?;
@@ -157,19 +158,6 @@ fn leave_out_long(seeds: &mut Seeds, input_max: u64) {
     seeds.too_long.extend(long.into_iter().map(|seed| seed.path));
 }
 
-fn describe(args: &Args, machine: &Machine) -> findings::Machine {
-    let snapshot = &machine.snapshot;
-    findings::Machine {
-        image: args.image.canonicalize().unwrap_or_else(|_| args.image.clone()),
-        name: args.image.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-        snapshot: format!("{:016x}", snapshot.id()),
-        memory_bytes: snapshot.memory_bytes(),
-        input_max: snapshot.input_max(),
-        deadline_ms: u64::try_from(args.deadline.as_millis()).unwrap_or(u64::MAX),
-        engine: args.engine.to_string(),
-    }
-}
-
 fn opening(args: &Args, machine: &Machine, output: &Output, seeds: &Seeds, tokens: usize) -> String {
     let snapshot = &machine.snapshot;
     let mut text = format!("fuzzing {}", args.image.display());
@@ -191,16 +179,27 @@ fn opening(args: &Args, machine: &Machine, output: &Output, seeds: &Seeds, token
 }
 
 fn show_deadline(deadline: Duration) -> String {
-    if deadline.subsec_nanos() == 0 { format!("{} s", deadline.as_secs()) } else { format!("{} ms", deadline.as_millis()) }
+    if deadline.subsec_nanos() == 0 {
+        format!("{} s", deadline.as_secs())
+    } else {
+        format!("{} ms", deadline.as_millis())
+    }
 }
 
 /// Says which seeds are of no use.
 fn warn_of_seeds(report: &SeedReport) {
-    let lists =
-        [("crash", &report.crashed), ("time out", &report.hung), ("are refused by the harness (it returns -1)", &report.refused)];
+    let lists = [
+        ("crash", &report.crashed),
+        ("time out", &report.hung),
+        ("are refused by the harness (it returns -1)", &report.refused),
+    ];
     for (what, paths) in lists {
         let Some(first) = paths.first() else { continue };
-        eprintln!("unifork: warning: {} of the seeds {what}, as {}; they are not fuzzed from", paths.len(), first.display());
+        eprintln!(
+            "unifork: warning: {} of the seeds {what}, as {}; they are not fuzzed from",
+            paths.len(),
+            first.display()
+        );
     }
 }
 
@@ -229,17 +228,26 @@ fn closing(summary: &Summary, boot: Option<&BootFacts>) -> String {
     let _ = writeln!(text, "pages put back per run: {:.1}", figures.reset_pages_per_run);
     let unserved = unserved(summary, boot);
     if !unserved.is_empty() {
-        let _ = writeln!(text, "system calls the libOS does not serve (they got ENOSYS): {}", syscalls::list(&unserved));
+        let _ = writeln!(
+            text,
+            "system calls the libOS does not serve (they got ENOSYS): {}",
+            syscalls::list(&unserved)
+        );
     }
     if figures.unrepeated > 0 {
-        let _ = writeln!(text, "{} timeouts did not repeat in a fresh fork and are not kept", figures.unrepeated);
+        let _ =
+            writeln!(text, "{} timeouts did not repeat in a fresh fork and are not kept", figures.unrepeated);
     }
     if summary.findings.is_empty() {
         let _ = writeln!(text, "no findings");
         return text;
     }
     let duplicates = show_count(figures.duplicates);
-    let _ = writeln!(text, "findings: {}, and {duplicates} runs that repeated one. See them with", figures.findings);
+    let _ = writeln!(
+        text,
+        "findings: {}, and {duplicates} runs that repeated one. See them with",
+        figures.findings
+    );
     for folder in &summary.findings {
         let _ = writeln!(text, "  unifork repro {}", folder.display());
     }
@@ -269,14 +277,18 @@ fn closing_json(summary: &Summary) -> String {
     format!("{line}\n")
 }
 
-fn seeds_failure(error: SeedsError) -> Failure {
+pub(crate) fn seeds_failure(error: SeedsError) -> Failure {
     let help = match &error {
-        SeedsError::Empty { .. } => "put at least one ordinary input there; an empty file will do to start with",
+        SeedsError::Empty { .. } => {
+            "put at least one ordinary input there; an empty file will do to start with"
+        }
         SeedsError::Read { what: "seed folder", .. } => {
             "make the folder and put at least one ordinary input in it, or name another with --seeds"
         }
         SeedsError::Read { .. } => "check that it exists and may be read",
-        SeedsError::Dictionary { .. } => "an entry is \"token\" or name=\"token\", with \\\\, \\\" and \\xAB as escapes",
+        SeedsError::Dictionary { .. } => {
+            "an entry is \"token\" or name=\"token\", with \\\\, \\\" and \\xAB as escapes"
+        }
     };
     Failure::usage(error).help(help)
 }
@@ -284,22 +296,30 @@ fn seeds_failure(error: SeedsError) -> Failure {
 /// The campaign's folder cannot be had: the user's to mend.
 fn output_failure(error: OutputError) -> Failure {
     let help = match &error {
-        OutputError::Busy { .. } => "wait for it or stop it, or give this campaign a folder of its own with --output",
-        OutputError::Io { .. } => "check that the folder may be written and its disk is not full, or name another with --output",
+        OutputError::Busy { .. } => {
+            "wait for it or stop it, or give this campaign a folder of its own with --output"
+        }
+        OutputError::Io { .. } => {
+            "check that the folder may be written and its disk is not full, or name another with --output"
+        }
     };
     Failure::usage(error).help(help)
 }
 
-fn campaign_failure(error: CampaignError) -> Failure {
+pub(crate) fn campaign_failure(error: CampaignError) -> Failure {
     let (blame, help) = match &error {
-        CampaignError::Replica(_) => (Blame::Host, "see `unifork doctor`; the campaign so far is kept, the same command resumes it"),
-        CampaignError::Output(_) => {
-            (Blame::Host, "make room on the disk or check its permissions; the same command then resumes the campaign")
+        CampaignError::Replica(_) => {
+            (Blame::Host, "see `unifork doctor`; the campaign so far is kept, the same command resumes it")
         }
+        CampaignError::Output(_) => (
+            Blame::Host,
+            "make room on the disk or check its permissions; the same command then resumes the campaign",
+        ),
         CampaignError::Engine(_) => (Blame::Host, "this is a defect of unifork; the campaign so far is kept"),
-        CampaignError::NoGoodSeed { .. } => {
-            (Blame::Usage, "add a seed that the harness handles; look at one with `unifork repro SEED --image IMAGE`")
-        }
+        CampaignError::NoGoodSeed { .. } => (
+            Blame::Usage,
+            "add a seed that the harness handles; look at one with `unifork repro SEED --image IMAGE`",
+        ),
         CampaignError::NoCoverage => {
             (Blame::Usage, "compile the library under test with `unifork build`, too, not only the harness")
         }

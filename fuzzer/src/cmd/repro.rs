@@ -58,7 +58,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         Failure::usage(anyhow::Error::from(error).context(format!("cannot read {}", input_path.display())))
             .help("give a finding's folder, or a file that holds an input")
     })?;
-    let Some(image) = args.image.clone().or_else(|| record.as_ref().map(|record| record.machine.image.clone())) else {
+    let Some(image) =
+        args.image.clone().or_else(|| record.as_ref().map(|record| record.machine.image.clone()))
+    else {
         let error = anyhow::anyhow!("{} does not say which image it belongs to", args.finding.display());
         return Err(Failure::usage(error).help("name it with --image"));
     };
@@ -75,14 +77,17 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     let id = format!("{:016x}", machine.snapshot.id());
     if let Some(record) = record.as_ref().filter(|record| record.machine.snapshot != id) {
         let found = &record.machine.snapshot;
-        eprintln!("unifork: warning: it was found in snapshot {found}, this one is {id}: the image or unifork changed");
+        eprintln!(
+            "unifork: warning: it was found in snapshot {found}, this one is {id}: the image or unifork changed"
+        );
     }
     let recorded = record.as_ref().map_or(1000, |record| record.machine.deadline_ms);
     let deadline = args.deadline.unwrap_or(Duration::from_millis(recorded));
 
     let probe = Probe::new(machine.kvm.clone(), machine.snapshot.clone(), deadline);
     let first = probe.run(&input).or_host()?;
-    let mut agreement = Agreement { runs: args.runs, agree: 1, as_recorded: as_recorded(&first, record.as_ref()) };
+    let mut agreement =
+        Agreement { runs: args.runs, agree: 1, as_recorded: as_recorded(&first, record.as_ref()) };
     for _ in 1..args.runs {
         let again = probe.run(&input).or_host()?;
         agreement.agree += u32::from(agrees(&first, &again));
@@ -131,11 +136,20 @@ fn agrees(first: &Probed, again: &Probed) -> bool {
 
 fn tell(args: &Args, first: &Probed, record: Option<&Record>, agreement: &Agreement) -> String {
     let mut text = String::new();
-    let name = first.sighting.as_ref().map_or("no crash", |sighting| sighting.name.as_str());
-    let _ = writeln!(text, "{name}: {}", report::sentence(&first.outcome));
-    text.push_str(&report::explanation(&first.explanation));
+    match &first.sighting {
+        Some(sighting) => {
+            let _ = write!(text, "{}\n\n{}", sighting.name, sighting.report);
+        }
+        None => {
+            let _ = writeln!(text, "no crash: {}", report::sentence(&first.outcome));
+            for line in String::from_utf8_lossy(&first.console).lines() {
+                let _ = writeln!(text, "  console: {}", line.escape_debug());
+            }
+        }
+    }
     let Agreement { runs, agree, as_recorded } = agreement;
-    let what = if matches!(first.outcome, Outcome::Timeout) { "outcome" } else { "outcome, stack and coverage" };
+    let what =
+        if matches!(first.outcome, Outcome::Timeout) { "outcome" } else { "outcome, stack and coverage" };
     let _ = writeln!(text, "\n{agree} of {runs} runs in fresh forks agree ({what})");
     let verdict = match (as_recorded, agree == runs, record) {
         (true, true, _) => "reproduced",
@@ -156,10 +170,9 @@ fn tell_json(first: &Probed, agreement: &Agreement) -> String {
         "name": first.sighting.as_ref().map(|sighting| &sighting.name),
         "sentence": report::sentence(&first.outcome),
         "outcome": first.outcome,
-        "stack_hash": first.sighting.as_ref().map(|sighting| format!("{:016x}", sighting.stack_hash)),
+        "report": first.sighting.as_ref().map(|sighting| &sighting.report),
         "coverage_hash": format!("{:016x}", first.coverage_hash),
-        "backtrace": first.explanation.backtrace,
-        "console": first.explanation.console,
+        "console": String::from_utf8_lossy(&first.console),
         "agreement": agreement,
         "reproduced": agreement.as_recorded && agreement.agree == agreement.runs,
     });

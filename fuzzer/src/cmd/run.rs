@@ -55,7 +55,8 @@ fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
         BootEnd::Ended(outcome) => (report::sentence(outcome), status(outcome)),
     };
     if json {
-        let unserved: Vec<_> = boot.unserved.iter().map(|&(number, count)| (syscalls::name(number), count)).collect();
+        let unserved: Vec<_> =
+            boot.unserved.iter().map(|&(number, count)| (syscalls::name(number), count)).collect();
         let line = serde_json::json!({
             "console": String::from_utf8_lossy(&boot.console),
             "end": sentence,

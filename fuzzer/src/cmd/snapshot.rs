@@ -13,14 +13,18 @@ use crate::units::{show_count, show_size};
 
 /// Flags of `unifork snapshot`.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
 Example:
   unifork snapshot sqlite.img -o sqlite.snap
   unifork snapshot info sqlite.snap
 
 `fuzz` and `repro` take the file in place of the image. It belongs to this build of unifork and to
 hosts with the same CPU features; take it again on another.
-Exit codes: 0 done; 2 bad input; 3 the host failed.")]
+Exit codes: 0 done; 2 bad input; 3 the host failed."
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) verb: Option<Verb>,
@@ -52,7 +56,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
                 let error = anyhow::anyhow!("{} is an image, not a snapshot", file.display());
                 return Err(Failure::usage(error).help("make one with `unifork snapshot IMAGE`"));
             }
-            let opened = Snapshot::open(file).map_err(|source| MachineError::Snapshot { path: file.clone(), source });
+            let opened =
+                Snapshot::open(file).map_err(|source| MachineError::Snapshot { path: file.clone(), source });
             tell(file, &opened.map_err(super::machine_failure)?, json);
         }
         (None, Some(image)) => {
@@ -74,7 +79,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
 
 fn tell(path: &Path, snapshot: &Snapshot, json: bool) {
     let file_bytes = std::fs::metadata(path).map_or(0, |data| data.len());
-    let (edges, kernel_edges) = (snapshot.counter_count(Space::Application), snapshot.counter_count(Space::Kernel));
+    let (edges, kernel_edges) =
+        (snapshot.counter_count(Space::Application), snapshot.counter_count(Space::Kernel));
     if json {
         let line = serde_json::json!({
             "file": path,

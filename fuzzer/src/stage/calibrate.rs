@@ -129,7 +129,12 @@ fn ignore_from_now_on(state: &mut State, unstable: &[usize]) -> Result<(), Error
 }
 
 /// Tells the power schedule what the entry costs and covers.
-fn keep_books(state: &mut State, effort: std::time::Duration, rounds: u32, covered: u64) -> Result<(), Error> {
+fn keep_books(
+    state: &mut State,
+    effort: std::time::Duration,
+    rounds: u32,
+    covered: u64,
+) -> Result<(), Error> {
     let books = state.metadata_mut::<SchedulerMetadata>()?;
     let handicap = books.queue_cycles();
     books.set_exec_time(books.exec_time() + effort);
