@@ -15,7 +15,7 @@ const PLUMBING_FRAMES: usize = 32;
 
 /// Functions that end the program because of something their caller found out. They, and whatever they
 /// call, say nothing about the cause.
-const PLUMBING: [&str; 21] = [
+const PLUMBING: [&str; 20] = [
     "abort",
     "raise",
     "gsignal",
@@ -31,12 +31,11 @@ const PLUMBING: [&str; 21] = [
     "__cxa_rethrow",
     "__cxa_pure_virtual",
     "std::terminate()",
-    "__gxx_personality_v0",
     "rust_begin_unwind",
     "rust_panic",
     "__rust_start_panic",
-    "panic_fmt",
-    "__uf_fail",
+    "unifork_report",
+    "unifork_report_assertion",
 ];
 
 /// The same, by how the name begins: Rust's panics and the sanitizers' reports.

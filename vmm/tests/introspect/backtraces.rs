@@ -99,6 +99,7 @@ fn without_any_call_frame_information_the_instructions_are_read() {
 fn glibc_with_its_own_call_frame_information() {
     for level in ["-O0", "-O2"] {
         assert_backtraces(Toolchain::Glibc, &["-g", level]);
+        assert_backtraces(Toolchain::Glibc, &[level, NO_TABLES[0], NO_TABLES[1]]);
     }
 }
 
@@ -224,4 +225,11 @@ fn rules_by_expression_and_by_register_are_followed() {
 fn a_kernel_in_the_same_address_space_leads_back_to_the_system_call() {
     let tracee = Tracee::crash(&build(Toolchain::MuslClang, "frames.S", &[]), "system call");
     assert_eq!(tracee.functions(), ["kernel", "as_system_call", "main"]);
+}
+
+#[test]
+fn a_scan_prefers_a_return_from_the_function_to_a_stale_one() {
+    let tracee = Tracee::crash(&build(Toolchain::MuslClang, "frames.S", &[]), "variable");
+    assert_eq!(tracee.functions(), ["variable", "main"]);
+    assert_eq!(tracee.frames()[1].method, Method::Scan);
 }

@@ -4,7 +4,7 @@
 use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic};
 
 use super::super::memory::{read_prefix, read_u64};
-use super::{Cursor, Method, RBP, Walk};
+use super::{Cursor, Method, RBP, Walk, signal};
 
 /// How much of the stack is looked through for one return address.
 const SCAN_BYTES_MAX: usize = 32 << 10;
@@ -30,13 +30,16 @@ pub(super) enum Call {
 /// The call instruction that ends where `address` begins, if there is code with one.
 ///
 /// A system call counts: in a guest whose kernel runs in the same address space, the kernel's frames lie
-/// on top of it.
+/// on top of it. So does the code that signal handlers return to, which nothing calls.
 pub(super) fn call_before(walk: Walk<'_>, address: u64) -> Option<Call> {
     /// The longest form: REX, FF, ModRM, SIB and four bytes of displacement, with a segment prefix.
     const LONGEST: usize = 9;
     let start = address.checked_sub(LONGEST as u64)?;
     if !walk.symbols.is_code(address.wrapping_sub(1)) {
         return None;
+    }
+    if signal::is_restorer(walk, address) {
+        return Some(Call::Indirect);
     }
     let bytes = walk.code(start, LONGEST);
     if bytes.len() < LONGEST {

@@ -17,10 +17,15 @@ const REGISTERS_OFFSET: u64 = 40;
 /// DWARF's numbers of the registers in the order in which they are stored.
 const STORED: [usize; 16] = [8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7];
 
+/// Whether a signal handler returns to `address`.
+pub(super) fn is_restorer(walk: Walk<'_>, address: u64) -> bool {
+    let code = walk.code(address, 9);
+    RESTORERS.iter().any(|restorer| code.starts_with(restorer))
+}
+
 /// The code that a signal interrupted, if the frame is about to return from its handler.
 pub(super) fn step(walk: Walk<'_>, cursor: &Cursor) -> Option<Cursor> {
-    let code = walk.code(cursor.pc, 9);
-    if !RESTORERS.iter().any(|restorer| code.starts_with(restorer)) {
+    if !is_restorer(walk, cursor.pc) {
         return None;
     }
     let start = cursor.sp.checked_add(REGISTERS_OFFSET)?;

@@ -1,5 +1,5 @@
-/* Frames that compilers rarely make: rules by expression and by register, an end, and a kernel that lies
-   on top of its application. */
+/* Frames that compilers rarely make: rules by expression and by register, an end, a kernel that lies on
+   top of its application, and one that only a scan gets out of. */
     .intel_syntax noprefix
     .text
 
@@ -15,8 +15,11 @@ main:
     mov rsi, [rsi + 8]
     cmp byte ptr [rsi], 's'
     je  2f
+    cmp byte ptr [rsi], 'v'
+    je  3f
 1:  call by_expression
 2:  call as_system_call
+3:  call variable
     pop rbx
     ret
     .cfi_endproc
@@ -74,5 +77,26 @@ kernel:
     mov dword ptr [rax], 1
     ud2
     .size kernel, . - kernel
+
+/* Moves the stack pointer by what is in a register, has no call-frame information, and keeps a stale
+   return address in its frame. */
+    .type variable, @function
+variable:
+    xor ebp, ebp
+    lea rcx, [rip + stale]
+    mov eax, 64
+    sub rsp, rax
+    mov [rsp + 8], rcx
+    xor eax, eax
+    mov dword ptr [rax], 1
+    ud2
+    .size variable, . - variable
+
+    .type decoy, @function
+decoy:
+    call kernel
+stale:
+    ret
+    .size decoy, . - decoy
 
     .section .note.GNU-stack, "", @progbits
