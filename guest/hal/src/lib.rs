@@ -1,0 +1,23 @@
+//! The guest's unsafe code, behind safe types: entry points, the run loop, hypercalls, and access to
+//! the application's memory. The libOS proper, which forbids unsafe code, builds on it.
+//!
+//! This crate is compiled without coverage counters, so that the run loop leaves no trace in them.
+#![no_std]
+
+mod cell;
+mod console;
+mod cpu;
+mod entry;
+mod hypercall;
+mod memory;
+mod mem_functions;
+mod run_loop;
+
+pub use cell::KernelCell;
+pub use console::write as write_console;
+pub use cpu::{fs_base, gs_base, hang, set_fs_base, set_gs_base};
+pub use hypercall::{assertion_failed, exit, hello, out_of_memory, panicked, signalled};
+pub use memory::{Fault, User, boot_info, clear, count_unserved, move_bytes};
+
+/// The system call of the application that is being served: its registers, to read and change.
+pub use unifork_abi::SyscallFrame;
