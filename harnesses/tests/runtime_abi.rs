@@ -54,3 +54,25 @@ fn layouts_are_the_same_in_c_and_in_rust() {
         assert!(text.contains(&assertion), "abi.h does not say {assertion}");
     }
 }
+
+/// A file of guest/runtime that is not embedded would be missing from every image.
+#[test]
+fn every_file_of_the_runtime_is_embedded() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/runtime");
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    let mut embedded: Vec<_> = unifork_guest::RUNTIME.iter().map(|(name, _)| (*name).to_owned()).collect();
+    embedded.sort();
+    assert_eq!(embedded, found);
+}

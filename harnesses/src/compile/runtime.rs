@@ -3,19 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{BuildError, io_error};
+use unifork_guest::RUNTIME;
 
-/// The files of `guest/runtime`: name and content.
-const RUNTIME: &[(&str, &str)] = &[
-    ("abi.h", include_str!("../../../guest/runtime/abi.h")),
-    ("assert.c", include_str!("../../../guest/runtime/assert.c")),
-    ("counters.ld", include_str!("../../../guest/runtime/counters.ld")),
-    ("driver.c", include_str!("../../../guest/runtime/driver.c")),
-    ("image.c", include_str!("../../../guest/runtime/image.c")),
-    ("include/unifork.h", include_str!("../../../guest/runtime/include/unifork.h")),
-    ("sancov.c", include_str!("../../../guest/runtime/sancov.c")),
-    ("standalone.c", include_str!("../../../guest/runtime/standalone.c")),
-];
+use super::{BuildError, io_error};
 
 /// The runtime on disk.
 pub(super) struct Runtime {
