@@ -132,6 +132,9 @@ pub struct MachineInfo {
     pub kernel_counters: Option<Counters>,
     /// What is added to addresses in the application's file.
     pub app_bias: u64,
+    /// Address at which the guest loads x87, SSE and AVX state by itself, from memory that every
+    /// reset puts back: a fork that begins there needs no such ioctl. 0: it does not.
+    pub resume: u64,
 }
 
 /// Boots `image` on `kernel`, until it asks for its first input or ends.
@@ -160,6 +163,7 @@ pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig
         app_counters: image.counters(),
         kernel_counters: kernel.counters(),
         app_bias: image.bias(),
+        resume: header.resume,
         config,
     };
     let start = Start { rip: header.entry, rsp: abi::KERNEL_STACK_TOP_VA, syscall_entry: header.syscall_entry };
@@ -186,6 +190,7 @@ pub fn boot_bare(kvm: &Kvm, image: &GuestImage, config: &MachineConfig) -> Resul
         app_counters: image.counters(),
         kernel_counters: None,
         app_bias: image.bias(),
+        resume: 0,
         config: config.clone(),
     };
     let start = Start { rip: image.entry, rsp: abi::STACK_TOP_VA, syscall_entry: image.entry };

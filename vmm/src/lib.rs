@@ -40,6 +40,6 @@ pub use boot::{Boot, BootEnd, BootError, MachineConfig, boot};
 pub use caps::{HostCaps, Kvm, KvmError};
 pub use elf::{GuestImage, ImageError};
 pub use outcome::{Cause, Crash, CrashKind, Outcome};
-pub use replica::{Replica, ReplicaError};
+pub use replica::{BatchEnd, BatchReport, BatchRun, Replica, ReplicaError};
 pub use reset::{Engine, ResetStats};
 pub use snapshot::{Snapshot, SnapshotError, Space};

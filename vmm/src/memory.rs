@@ -262,6 +262,19 @@ impl GuestMemory {
         Ok(Self::within(&self.windows, at, bytes)?.ptr_guard_mut().as_ptr())
     }
 
+    /// Zeroes all windows by giving their pages back.
+    pub(crate) fn discard_windows(&mut self) -> Result<(), MemoryError> {
+        let bytes = self.windows.len();
+        let size = usize::try_from(bytes).unwrap_or(0);
+        // SAFETY: the range is exactly the windows' own anonymous mapping; `&mut self` proves that no
+        // vCPU runs and nobody holds a reference into it. Its pages read as zero afterwards.
+        let result = unsafe { libc::madvise(self.windows.as_ptr().cast(), size, libc::MADV_DONTNEED) };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(MemoryError::Io { op: "clear", bytes, source: io::Error::last_os_error() })
+    }
+
     /// Copies page `page` of `image` over page `page` of RAM. For [`crate::reset`] alone.
     pub(crate) fn put_back(&self, image: &[u8], page: u64) {
         let at = page * PAGE_BYTES;

@@ -6,8 +6,9 @@
 //! the run left, registers, memory, counters and console, can be looked at until
 //! [`Replica::reset`], which puts all but the windows back.
 //!
-//! On the data plane ([`Replica::run`], [`Replica::reset`]): no allocation and no lock. System
-//! calls: one `KVM_RUN`, one ioctl for the XSAVE area, and those of [`crate::reset`].
+//! On the data plane ([`Replica::run`], [`Replica::reset`], [`Replica::run_batch`]): no allocation
+//! and no lock. System calls: one `KVM_RUN`, those of [`crate::reset`], and one for the XSAVE area if
+//! the guest does not load it itself.
 
 use std::hash::Hasher as _;
 use std::sync::Arc;
@@ -27,6 +28,9 @@ use crate::snapshot::{Snapshot, Space};
 use crate::vcpu::{VcpuError, VcpuState};
 use crate::vm::{Event, Vm, registers_of};
 use crate::windows;
+
+mod batch;
+pub use batch::{BatchEnd, BatchReport, BatchRun};
 
 /// Vector of a debug exception: the one trap that leaves something in a debug register.
 const VECTOR_DEBUG: u8 = 1;
@@ -75,6 +79,8 @@ pub struct Replica {
     input_extent: u64,
     // A #DB was delivered since the last reset: DR6 has changed.
     debug_dirty: bool,
+    // The hot list in the window is the hot set.
+    hot_published: bool,
 }
 
 impl Replica {
@@ -97,6 +103,7 @@ impl Replica {
             phase: Phase::Clean,
             input_extent: 0,
             debug_dirty: false,
+            hot_published: false,
         })
     }
 
@@ -146,7 +153,8 @@ impl Replica {
         windows::set_record(&mut self.vm.memory, plan, 0, 0, len);
         let control = Control { count: 1, input_extent: self.input_extent, ..Control::default() };
         windows::set_control(&mut self.vm.memory, plan, &control);
-        self.input_extent = len.next_multiple_of(unifork_abi::INPUT_ALIGN).max(self.input_extent);
+        // The run loop clears what is left of the last input before it puts this one in place.
+        self.input_extent = len.next_multiple_of(unifork_abi::INPUT_ALIGN);
         Ok(())
     }
 
@@ -154,8 +162,12 @@ impl Replica {
     pub(crate) fn enter(&mut self, deadline: Duration) -> Event {
         self.phase = Phase::Ran;
         let event = self.vm.run(deadline);
-        self.debug_dirty |= matches!(event, Event::Exception { vector: VECTOR_DEBUG, .. });
+        self.note_debug(&event);
         event
+    }
+
+    fn note_debug(&mut self, event: &Event) {
+        self.debug_dirty |= matches!(event, Event::Exception { vector: VECTOR_DEBUG, .. });
     }
 
     /// What the run that stopped with `event` amounts to.
@@ -163,21 +175,10 @@ impl Replica {
         match event {
             Event::Hypercall { number, .. } if number == Hypercall::Done as u64 => {
                 let plan = &self.snapshot.info().windows;
-                self.input_extent = self.snapshot_input_extent();
                 Outcome::Done { code: windows::record(&self.vm.memory, plan, 0).code }
             }
             event => self.vm.outcome(event),
         }
-    }
-
-    /// What the guest's run loop left at the end of the input window: it says so, and cannot make
-    /// it less than the input that was just there.
-    fn snapshot_input_extent(&self) -> u64 {
-        let plan = &self.snapshot.info().windows;
-        let record = windows::record(&self.vm.memory, plan, 0);
-        let claimed = windows::control(&self.vm.memory, plan).input_extent;
-        let len = record.input_len.min(plan.input_bytes).next_multiple_of(unifork_abi::INPUT_ALIGN);
-        claimed.max(len).min(plan.input_bytes)
     }
 
     /// Puts memory, registers, FPU state and events back to the snapshot. The windows stay: the
@@ -189,9 +190,15 @@ impl Replica {
     ///
     /// [`ReplicaError`]; the replica is then in no known state and must be dropped.
     pub fn reset(&mut self) -> Result<ResetStats, ReplicaError> {
+        self.put_back(false)
+    }
+
+    fn put_back(&mut self, batch: bool) -> Result<ResetStats, ReplicaError> {
         let state = self.snapshot.vcpu();
-        let stats = self.resetter.reset(&mut self.vm, self.snapshot.memory())?;
-        self.vm.vcpu.load_xsave(&self.xsave)?;
+        let stats = self.resetter.reset(&mut self.vm, self.snapshot.memory(), batch)?;
+        if !self.snapshot.loads_own_fpu() {
+            self.vm.vcpu.load_xsave(&self.xsave)?;
+        }
         if self.resetter.engine() == Engine::CopyAll {
             self.vm.vcpu.restore(state)?;
         } else {
@@ -223,9 +230,9 @@ impl Replica {
         if self.phase == Phase::Ran {
             self.reset()?;
         }
-        let bytes = self.snapshot.info().windows.bytes;
-        windows::slice(&mut self.vm.memory, crate::memory::WINDOWS_GPA, bytes).fill(0);
+        self.vm.memory.discard_windows()?;
         self.input_extent = 0;
+        self.resetter.mark_hot_changed();
         Ok(())
     }
 

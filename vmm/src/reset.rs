@@ -95,6 +95,10 @@ pub(crate) struct Resetter {
     hot: HotSet,
 }
 
+/// Cold pages that may join the hot set at once after a batch. A run that dirties more than this for
+/// the first time is odd rather than new.
+const EAGER_PAGES_MAX: u32 = 64;
+
 fn ioctl(name: &'static str) -> impl Fn(io::Error) -> ResetError {
     move |source| ResetError { ioctl: name, source }
 }
@@ -114,12 +118,25 @@ impl Resetter {
         &self.hot
     }
 
+    /// Whether the hot set has changed since this was last asked.
+    pub(crate) fn take_hot_changed(&mut self) -> bool {
+        self.hot.take_changed()
+    }
+
+    /// The hot list was lost.
+    pub(crate) fn mark_hot_changed(&mut self) {
+        self.hot.mark_changed();
+    }
+
     /// Puts `vm`'s memory back to `image`.
     ///
     /// On the data plane: allocates nothing and takes no lock. One ioctl, and with
     /// [`Engine::DirtyLog`] one more per 64 pages of which some are dirty; with
     /// [`Engine::HotSet`] one more per 64 pages of which some cold ones are.
-    pub(crate) fn reset(&mut self, vm: &mut Vm, image: &MemoryImage) -> Result<ResetStats, ResetError> {
+    ///
+    /// After a batch a few cold pages join the hot set at once: each batch that they spoil costs more
+    /// than copying them for the rest of the epoch.
+    pub(crate) fn reset(&mut self, vm: &mut Vm, image: &MemoryImage, batch: bool) -> Result<ResetStats, ResetError> {
         let mut stats = ResetStats::default();
         let memory = &vm.memory;
         match self.engine {
@@ -146,11 +163,16 @@ impl Resetter {
                 }
                 stats.pages = self.hot.pages().len();
                 self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
+                let join = match (vm.manual_dirty_log(), batch && self.cold_pages() <= EAGER_PAGES_MAX) {
+                    (false, _) => hot::Join::Never,
+                    (true, false) => hot::Join::SecondTime,
+                    (true, true) => hot::Join::AtOnce,
+                };
                 for (i, &word) in self.log.words().iter().enumerate() {
                     let cold = self.hot.cold(i, word);
                     if cold != 0 {
                         stats.cold += put_back_word(memory, image, i, cold);
-                        let again = self.hot.learn(i, cold, vm.manual_dirty_log());
+                        let again = self.hot.learn(i, cold, join);
                         if again != 0 && vm.manual_dirty_log() {
                             self.log.clear_word(&vm.fd, i, again).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
                         }
@@ -168,6 +190,11 @@ impl Resetter {
         }
         vm.memory.forget_host_writes();
         Ok(stats)
+    }
+
+    /// Pages that the log as last read names and that are not hot.
+    fn cold_pages(&self) -> u32 {
+        self.log.words().iter().enumerate().map(|(i, &word)| self.hot.cold(i, word).count_ones()).sum()
     }
 
     /// Begins to learn the hot set anew: all of it is tracked again.

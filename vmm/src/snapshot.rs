@@ -162,6 +162,12 @@ impl Snapshot {
         counters.map_or(0, |c| usize::try_from(c.count).unwrap_or(0))
     }
 
+    /// Whether forks load x87, SSE and AVX state by themselves before they use it: they begin at the
+    /// run loop's `resume`, which does.
+    pub(crate) fn loads_own_fpu(&self) -> bool {
+        self.vcpu.core.regs.rip == self.info.resume
+    }
+
     /// The application's ELF file.
     #[must_use]
     pub fn app_elf(&self) -> &Arc<[u8]> {

@@ -26,6 +26,17 @@ pub struct HotStats {
     pub misses: u64,
 }
 
+/// When a cold page that was dirty becomes hot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Join {
+    /// The host cannot leave pages writable.
+    Never,
+    /// At its second time within an epoch.
+    SecondTime,
+    /// At its first.
+    AtOnce,
+}
+
 /// The pages that are always put back.
 #[derive(Debug)]
 pub(crate) struct HotSet {
@@ -72,10 +83,14 @@ impl HotSet {
     }
 
     /// Takes note that `cold` of word `index` were dirty. Returns those that stay cold and must be
-    /// tracked again; the others are hot from now on. Nothing joins while `may_join` is false.
-    pub(crate) fn learn(&mut self, index: usize, cold: u64, may_join: bool) -> u64 {
+    /// tracked again; the others are hot from now on.
+    pub(crate) fn learn(&mut self, index: usize, cold: u64, join: Join) -> u64 {
         self.missed = true;
-        let mut joining = if may_join { cold & self.seen[index] } else { 0 };
+        let mut joining = match join {
+            Join::Never => 0,
+            Join::SecondTime => cold & self.seen[index],
+            Join::AtOnce => cold,
+        };
         self.seen[index] |= cold;
         let mut joined = 0;
         while joining != 0 && self.pages.len() < HOT_MAX {
@@ -114,6 +129,11 @@ impl HotSet {
         std::mem::take(&mut self.changed)
     }
 
+    /// Makes [`Self::take_changed`] say so once more.
+    pub(crate) fn mark_changed(&mut self) {
+        self.changed = true;
+    }
+
     /// How it is doing.
     pub(crate) fn stats(&self) -> HotStats {
         HotStats { pages: self.pages.len(), hits: self.hits, misses: self.misses }
@@ -127,8 +147,8 @@ mod tests {
     #[test]
     fn a_page_joins_at_its_second_time_and_leaves_with_the_epoch() {
         let mut set = HotSet::new(128);
-        assert_eq!(set.learn(1, 0b11, true), 0b11, "the first time is cold");
-        assert_eq!(set.learn(1, 0b01, true), 0, "the second time is hot");
+        assert_eq!(set.learn(1, 0b11, Join::SecondTime), 0b11, "the first time is cold");
+        assert_eq!(set.learn(1, 0b01, Join::SecondTime), 0, "the second time is hot");
         assert_eq!(set.pages(), &[64]);
         assert_eq!(set.cold(1, 0b11), 0b10);
         set.forget();
@@ -141,7 +161,7 @@ mod tests {
         for round in 0..2 {
             for word in 0..HOT_MAX / 64 + 10 {
                 let cold = set.cold(word, u64::MAX);
-                let stay = set.learn(word, cold, true);
+                let stay = set.learn(word, cold, Join::SecondTime);
                 assert_eq!(stay != 0, round == 0 || word >= HOT_MAX / 64);
             }
         }
