@@ -58,7 +58,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
             }
             let opened =
                 Snapshot::open(file).map_err(|source| MachineError::Snapshot { path: file.clone(), source });
-            tell(file, &opened.map_err(super::machine_failure)?, json);
+            let snapshot = opened.map_err(super::machine_failure)?;
+            tell(file, &snapshot, json);
         }
         (None, Some(image)) => {
             let output = args.output.clone().unwrap_or_else(|| crate::seeds::beside(image, "snap"));

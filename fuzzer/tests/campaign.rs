@@ -1,0 +1,240 @@
+//! Whole campaigns on real KVM: planted bugs are found, runs repeat, and a kill loses nothing.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use common::{Ran, image, names, run, text, wait_until};
+use serde_json::Value;
+
+/// A planted bug, what its findings are called, and the executions it is found within.
+struct Planted {
+    name: &'static str,
+    kind: &'static str,
+    execs: &'static str,
+}
+
+const PLANTED: [Planted; 11] = [
+    Planted { name: "abort", kind: "abort", execs: "60000" },
+    Planted { name: "assert", kind: "assertion", execs: "60000" },
+    Planted { name: "div-zero", kind: "divide-by-zero", execs: "60000" },
+    Planted { name: "heap-exhaustion", kind: "out-of-memory", execs: "60000" },
+    Planted { name: "infinite-loop", kind: "timeout", execs: "60000" },
+    Planted { name: "magic", kind: "null-write", execs: "400000" },
+    Planted { name: "null-write", kind: "null-write", execs: "60000" },
+    Planted { name: "stack-overflow-guard", kind: "stack-overflow", execs: "60000" },
+    Planted { name: "unbounded-recursion", kind: "stack-overflow", execs: "60000" },
+    Planted { name: "unifork-assert", kind: "assertion", execs: "60000" },
+    Planted { name: "wild-jump", kind: "wild-jump", execs: "60000" },
+];
+
+/// Fuzzes until the first finding, and gives its name and the executions it took.
+fn find(image: &Path, output: &Path, execs: &str) -> (String, u64) {
+    let args = [
+        "--json",
+        "fuzz",
+        text(image),
+        "--output",
+        text(output),
+        "--seed",
+        "1",
+        "--execs",
+        execs,
+        "--until",
+        "finding",
+        "--deadline",
+        "250ms",
+    ];
+    let summary = run(&args).expect(0).json();
+    let found = names(&output.join("findings"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    (found[0].clone(), summary["summary"]["execs"].as_u64().unwrap())
+}
+
+#[test]
+fn each_planted_bug_is_found_with_its_cause_and_reproduces() {
+    for Planted { name, kind, execs } in PLANTED {
+        let image = image(&format!("planted/{name}"));
+        let dir = tempfile::tempdir().unwrap();
+        let (found, took) = find(&image, dir.path(), execs);
+        println!("{name}: {found} after {took} executions");
+        assert!(
+            found.rsplit_once('-').is_some_and(|(found, _)| found == kind),
+            "{name}: {found}, not {kind}"
+        );
+        let finding = dir.path().join("findings").join(&found);
+        assert_eq!(names(&finding), ["input", "report.json", "report.txt"]);
+        let repro = run(&["--json", "repro", text(&finding), "--runs", "3"]).expect(0).json();
+        assert_eq!(repro["agreement"]["agree"], 3, "{name}: {repro}");
+        assert_eq!(repro["reproduced"], true);
+    }
+}
+
+#[test]
+fn the_known_zlib_bug_is_found_from_ordinary_seeds() {
+    let image = image("zlib-cve-2022-37434");
+    let dir = tempfile::tempdir().unwrap();
+    let (found, took) = find(&image, dir.path(), "3000000");
+    println!("{found} after {took} executions");
+    let finding = dir.path().join("findings").join(&found);
+    let repro = run(&["--json", "repro", text(&finding), "--runs", "3"]).expect(0).json();
+    assert!(repro["report"].to_string().contains("inflate.c"), "{repro}");
+}
+
+/// The queue's files with their bytes.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    names(folder)
+        .into_iter()
+        .map(|name| (name.clone(), fs::read(folder.join(name)).unwrap_or_default()))
+        .collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_campaign() {
+    let image = image("cjson");
+    let campaign = || {
+        let dir = tempfile::tempdir().unwrap();
+        let args =
+            ["--json", "fuzz", text(&image), "--output", text(dir.path()), "--seed", "7", "--execs", "8000"];
+        let summary = run(&args).expect(0).json();
+        assert_eq!(summary["session_execs"], 8000);
+        let figures = &summary["summary"];
+        let figures: Vec<Value> = ["execs", "corpus", "edges", "findings", "duplicates", "stability"]
+            .iter()
+            .map(|name| figures[name].clone())
+            .collect();
+        (figures, contents(&dir.path().join("queue")), names(&dir.path().join("findings")))
+    };
+    let (one, other) = (campaign(), campaign());
+    assert!(one.1.len() > 20, "it is to be a campaign that finds something");
+    assert_eq!(one, other);
+}
+
+fn start(image: &Path, output: &Path) -> Child {
+    let args = ["--json", "fuzz", text(image), "--output", text(output), "--deadline", "250ms"];
+    common::unifork(&args).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+fn last_execs(output: &Path) -> u64 {
+    let stats = fs::read_to_string(output.join("stats.jsonl")).unwrap_or_default();
+    let last = stats.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
+    last.map_or(0, |figures| figures["execs"].as_u64().unwrap())
+}
+
+#[test]
+fn a_kill_at_any_moment_loses_no_input_and_no_finding() {
+    let image = image("planted/null-write");
+    let dir = tempfile::tempdir().unwrap();
+    let (queue, findings) = (dir.path().join("queue"), dir.path().join("findings"));
+    let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
+    for round in 0..4u64 {
+        let execs_before = last_execs(dir.path());
+        let mut child = start(&image, dir.path());
+        // Killed at a different moment each time: while it starts, and later and later.
+        if round > 0 {
+            wait_until("the first statistics", || last_execs(dir.path()) > execs_before);
+        }
+        std::thread::sleep(Duration::from_millis(130 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let now = contents(&queue);
+        for entry in &kept {
+            assert!(now.contains(entry), "round {round} lost {}", entry.0);
+        }
+        kept = now.into_iter().filter(|(name, _)| !name.starts_with('.')).collect();
+        assert!(last_execs(dir.path()) >= execs_before, "it counts on");
+    }
+    assert!(!kept.is_empty() && !names(&findings).is_empty());
+    let execs = last_execs(dir.path());
+    let known = names(&findings);
+    let limit = (execs + 2_000).to_string();
+    let ran =
+        run(&["--json", "fuzz", text(&image), "--output", text(dir.path()), "--execs", &limit]).expect(0);
+    let summary = ran.json();
+    assert_eq!(summary["summary"]["execs"], execs + 2_000);
+    assert!(summary["summary"]["corpus"].as_u64().unwrap() >= kept.len() as u64, "{summary} {kept:?}");
+    for name in known.iter().filter(|name| !name.starts_with('.')) {
+        assert!(findings.join(name).join("report.json").exists(), "{name}");
+    }
+    let leftovers: Vec<_> =
+        [&queue, &findings].iter().flat_map(|dir| names(dir)).filter(|name| name.starts_with('.')).collect();
+    assert_eq!(leftovers, Vec::<String>::new());
+}
+
+#[test]
+fn an_interrupt_saves_and_sums_up() {
+    let image = image("planted/magic");
+    let dir = tempfile::tempdir().unwrap();
+    let child = start(&image, dir.path());
+    wait_until("the first statistics", || last_execs(dir.path()) > 0);
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let ran = Ran::new(&["fuzz"], child.wait_with_output().unwrap()).expect(0);
+    let summary = ran.json();
+    assert!(summary["session_execs"].as_u64().unwrap() > 0);
+    assert!(dir.path().join("state.postcard").exists());
+    assert_eq!(names(&dir.path().join("findings")), Vec::<String>::new(), "a stop is no timeout");
+}
+
+#[test]
+fn a_damaged_input_is_set_aside_and_named() {
+    let image = image("cjson");
+    let dir = tempfile::tempdir().unwrap();
+    let fuzz = |execs: &str| {
+        run(&["--json", "fuzz", text(&image), "--output", text(dir.path()), "--seed", "3", "--execs", execs])
+            .expect(0)
+    };
+    fuzz("300");
+    let queue = dir.path().join("queue");
+    let victim = names(&queue)[0].clone();
+    fs::write(queue.join(&victim), b"flipped").unwrap();
+    fs::write(dir.path().join("state.postcard"), b"UFSTATE\x01 and then nonsense").unwrap();
+    let ran = fuzz("600");
+    assert!(ran.stderr.contains(&format!("queue/{victim} is damaged")), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no saved state is used (it is damaged)"), "{}", ran.stderr);
+    assert!(dir.path().join("corrupt").join(&victim).exists());
+}
+
+#[test]
+fn nothing_found_is_a_negative_result() {
+    let image = image("planted/noop");
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["fuzz", text(&image), "--output", text(dir.path()), "--execs", "50", "--until", "finding"];
+    let ran = run(&args).expect(1);
+    assert!(ran.stdout.contains("no findings"), "{}", ran.stdout);
+}
+
+#[test]
+fn seeds_that_all_crash_are_said_plainly() {
+    let image = image("planted/null-write");
+    let dir = tempfile::tempdir().unwrap();
+    let (seeds, output) = (dir.path().join("seeds"), dir.path().join("out"));
+    fs::create_dir(&seeds).unwrap();
+    fs::write(seeds.join("bad"), b"NUL").unwrap();
+    let args = ["fuzz", text(&image), "--seeds", text(&seeds), "--output", text(&output)];
+    let ran = run(&args).expect(2);
+    assert!(ran.stderr.contains("none of the 1 seeds ends well: 1 crash"), "{}", ran.stderr);
+    assert_eq!(names(&output.join("findings")).len(), 1, "the crash is kept nevertheless");
+}
+
+/// `corpora/regressions/ID/` holds an `input`, and `expected` with two words: harness and kind.
+#[test]
+fn every_stored_regression_reproduces() {
+    let regressions = common::root().join("corpora/regressions");
+    let ids = names(&regressions);
+    assert!(!ids.is_empty(), "there are stored regressions");
+    for id in ids.iter().filter(|id| regressions.join(id).is_dir()) {
+        let folder = regressions.join(id);
+        let expected = fs::read_to_string(folder.join("expected")).unwrap();
+        let (harness, kind) = expected.trim().split_once(' ').expect("two words");
+        let (input, image) = (folder.join("input"), image(harness));
+        let args =
+            ["--json", "repro", text(&input), "--image", text(&image), "--runs", "3", "--deadline", "250ms"];
+        let repro = run(&args).expect(0).json();
+        let name = repro["name"].as_str().unwrap_or_default();
+        assert!(name.rsplit_once('-').is_some_and(|(found, _)| found == kind), "{id}: {name}, not {kind}");
+    }
+}
