@@ -1,4 +1,4 @@
-/* The functions behind <unifork.h>. */
+/* What is behind <unifork.h>, and behind the C library's own assert(). */
 #include "include/unifork.h"
 
 #include <stdio.h>
@@ -24,6 +24,19 @@ void unifork_report(const char *message)
 void unifork_report_assertion(const char *condition, const char *file, int line)
 {
     char message[512];
-    snprintf(message, sizeof message, "%s:%d: assertion failed: %s", file, line, condition);
+    snprintf(message, sizeof message, "%s (%s:%d)", condition, file, line);
     unifork_report(message);
+}
+
+/*
+ * What assert() calls. Takes the place of the C library's function, which prints and aborts: in a
+ * guest the finding is then called an assertion, by its text, and not one more abort.
+ */
+_Noreturn void __assert_fail(const char *condition, const char *file, unsigned int line, const char *function);
+
+_Noreturn void __assert_fail(const char *condition, const char *file, unsigned int line, const char *function)
+{
+    unifork_report_assertion(condition, file, (int)line);
+    fprintf(stderr, "Assertion failed: %s (%s: %s: %u)\n", condition, file, function, line);
+    abort();
 }

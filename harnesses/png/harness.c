@@ -2,9 +2,10 @@
  * libpng: the input is a PNG file, read twice.
  *
  * First row by row with the classic interface, where each transformation is asked for; then whole
- * with the simplified interface, which scales, composes and builds colour maps by itself. Images
- * are limited to PIXELS_PER_SIDE_MAX, since a few bytes of header may claim gigabytes; checksums
- * are not verified, since a mutator cannot repair them.
+ * with the simplified interface, which scales, composes and builds colour maps by itself. A few
+ * bytes may claim gigabytes, so images are limited to PIXELS_PER_SIDE_MAX, and files with a chunk
+ * of more than CHUNK_BYTES_MAX are not read at all: libpng would allocate first and then find that
+ * the file is shorter. Checksums are not verified, since a mutator cannot repair them.
  */
 #include <setjmp.h>
 #include <stddef.h>
@@ -17,6 +18,20 @@
 #define PIXELS_PER_SIDE_MAX 256
 #define CHUNK_BYTES_MAX 100000
 #define SIGNATURE_BYTES 8
+#define CHUNK_OVERHEAD_BYTES 12 /* length, type and checksum */
+
+/* Whether a chunk claims to be longer than CHUNK_BYTES_MAX. It need not be there whole. */
+static int has_oversized_chunk(const uint8_t *data, size_t size)
+{
+    size_t at = SIGNATURE_BYTES;
+    while (at + 4 <= size) {
+        size_t length = png_get_uint_32(data + at);
+        if (length > CHUNK_BYTES_MAX)
+            return 1;
+        at += length + CHUNK_OVERHEAD_BYTES;
+    }
+    return 0;
+}
 
 struct reader {
     const uint8_t *next;
@@ -93,7 +108,7 @@ static void read_simplified(const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size < SIGNATURE_BYTES || png_sig_cmp(data, 0, SIGNATURE_BYTES) != 0)
+    if (size < SIGNATURE_BYTES || png_sig_cmp(data, 0, SIGNATURE_BYTES) != 0 || has_oversized_chunk(data, size))
         return -1;
     read_by_rows(data, size);
     read_simplified(data, size);

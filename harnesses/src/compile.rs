@@ -291,7 +291,7 @@ pub fn build(request: &BuildRequest) -> Result<Built, BuildError> {
     let runtime = runtime::write(scratch.path())?;
 
     // The scratch folder is gone when a backtrace names a file of the runtime.
-    let forget_scratch = format!("-ffile-prefix-map={}=unifork", scratch.path().display());
+    let forget_scratch = format!("-ffile-prefix-map={}=/unifork", scratch.path().display());
     let mut jobs: Vec<Job> = Vec::new();
     for unit in &request.units {
         let source = match kind(&unit.path)? {

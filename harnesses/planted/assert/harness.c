@@ -2,7 +2,7 @@
  * Planted bug: an assert() that does not hold.
  *
  * Trigger:  the input begins with "ASS".
- * Expected: abort, with the C library's "Assertion failed" on the console. On Linux: SIGABRT.
+ * Expected: assertion, with its text, file and line. On Linux: SIGABRT.
  */
 #undef NDEBUG
 #include <assert.h>
