@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unifork_abi::{
-    self as abi, ABI_VERSION, AT_UNIFORK, BootInfo, Hypercall, KERNEL_END_VA, KERNEL_MAGIC, KERNEL_VA, KernelHeader,
+    self as abi, ABI_VERSION, AT_UNIFORK, BootInfo, DIRECT_VA, Hypercall, KERNEL_END_VA, KERNEL_MAGIC, KERNEL_VA, KernelHeader,
 };
 
 use crate::addr::{Gpa, PAGE_BYTES, to_page_end};
 use crate::caps::Kvm;
+use crate::direct::DirectCalls;
 use crate::elf::{Counters, GuestImage, ImageError};
 use crate::layout::Layout;
 use crate::machine;
@@ -47,6 +48,8 @@ pub struct MachineConfig {
     pub env: Vec<String>,
     /// How long it may take to ask for its first input. Default 30 s.
     pub boot_deadline: Duration,
+    /// Whether `syscall` instructions are rewritten into calls of the libOS. Default: yes.
+    pub direct_calls: bool,
 }
 
 impl Default for MachineConfig {
@@ -58,6 +61,7 @@ impl Default for MachineConfig {
             args: Vec::new(),
             env: Vec::new(),
             boot_deadline: Duration::from_secs(30),
+            direct_calls: true,
         }
     }
 }
@@ -150,11 +154,16 @@ pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig
     if config.args.is_empty() {
         config.args = vec![image.name().to_owned()];
     }
-    let plan = Plan::new(sizes(&config), Some(&kernel), Some(image))?;
+    let direct = if config.direct_calls { DirectCalls::find(image, header.direct) } else { DirectCalls::default() };
+    let plan = Plan::new(sizes(&config), Some(&kernel), Some(image), direct.code().len() as u64)?;
     let (mut memory, file) = GuestMemory::for_boot(config.memory_bytes, plan.windows.bytes)?;
     write_tables(&mut memory, &plan)?;
     write_image(&mut memory, &plan.layout, &kernel);
     write_image(&mut memory, &plan.layout, image);
+    write_at(&mut memory, &plan.layout, DIRECT_VA, direct.code());
+    for patch in direct.patches() {
+        write_at(&mut memory, &plan.layout, patch.at, &patch.bytes);
+    }
     write_boot_info(&mut memory, &plan, &config, image, &kernel, header.vector)?;
     let info = MachineInfo {
         name: image.name().to_owned(),
@@ -179,7 +188,7 @@ pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig
 /// As [`boot`].
 pub fn boot_bare(kvm: &Kvm, image: &GuestImage, config: &MachineConfig) -> Result<Boot, BootError> {
     let started = Instant::now();
-    let plan = Plan::new(sizes(config), None, Some(image))?;
+    let plan = Plan::new(sizes(config), None, Some(image), 0)?;
     let (mut memory, file) = GuestMemory::for_boot(config.memory_bytes, plan.windows.bytes)?;
     write_tables(&mut memory, &plan)?;
     write_image(&mut memory, &plan.layout, image);
@@ -285,6 +294,7 @@ fn kernel_header(kernel: &GuestImage) -> Result<KernelHeader, BootError> {
         syscall_entry: word(24),
         vector: word(32),
         resume: word(40),
+        direct: word(48),
     })
 }
 

@@ -273,6 +273,14 @@ impl GuestImage {
         start..page_ceil(end).unwrap_or(end)
     }
 
+    /// The bytes in the file of `bytes` bytes of code from linear address `start`.
+    pub(crate) fn code(&self, start: u64, bytes: u64) -> Option<&[u8]> {
+        let end = start.checked_add(bytes)?;
+        let segment = self.segments.iter().find(|s| s.access.execute && s.start <= start)?;
+        let (from, to) = (usize::try_from(start - segment.start).ok()?, usize::try_from(end - segment.start).ok()?);
+        self.bytes.get(segment.file.clone())?.get(from..to)
+    }
+
     fn check_version(&self, header: &Header) -> Result<(), ImageError> {
         let data: &[u8] = &self.bytes;
         let Ok(sections) = header.sections(LE, data) else { return Ok(()) };

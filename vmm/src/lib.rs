@@ -19,6 +19,7 @@ pub mod addr;
 pub mod bench;
 pub mod boot;
 pub mod caps;
+mod direct;
 pub mod elf;
 pub mod introspect;
 pub mod layout;

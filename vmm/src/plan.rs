@@ -117,8 +117,14 @@ impl Bump {
 }
 
 impl Plan {
-    /// Plans a machine for `kernel` and `app`. Without images: a bare machine, for tests.
-    pub(crate) fn new(sizes: Sizes, kernel: Option<&GuestImage>, app: Option<&GuestImage>) -> Result<Self, PlanError> {
+    /// Plans a machine for `kernel` and `app`, with room for `direct_bytes` of code that rewritten
+    /// system calls go through. Without a kernel: a bare machine, for tests.
+    pub(crate) fn new(
+        sizes: Sizes,
+        kernel: Option<&GuestImage>,
+        app: Option<&GuestImage>,
+        direct_bytes: u64,
+    ) -> Result<Self, PlanError> {
         let memory_bytes = sizes.memory_bytes;
         if !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory_bytes) || memory_bytes % PAGE_BYTES != 0 {
             return Err(PlanError::Memory { bytes: memory_bytes });
@@ -142,6 +148,9 @@ impl Plan {
         if let Some(app) = app {
             windows.app_counters = planner.image(app, Purpose::Application)?;
         }
+        let direct_bytes = page_ceil(direct_bytes).unwrap_or(0);
+        let direct = planner.ram.take(direct_bytes);
+        planner.map(abi::DIRECT_VA, direct_bytes, direct, Access::EXECUTE, Purpose::Kernel)?;
         windows.bytes = planner.windows.next - WINDOWS_GPA.0;
         let stack = page_floor(sizes.stack_bytes.clamp(PAGE_BYTES, memory_bytes));
         planner.ram(abi::STACK_TOP_VA - stack, stack, Purpose::Stack)?;
@@ -279,7 +288,7 @@ mod tests {
 
     #[test]
     fn every_page_of_memory_has_at_most_one_writable_place() {
-        let plan = Plan::new(SIZES, None, None).unwrap();
+        let plan = Plan::new(SIZES, None, None, 0).unwrap();
         let mut ram: Vec<(u64, u64)> = plan
             .layout
             .mappings()
@@ -299,7 +308,7 @@ mod tests {
     #[test]
     fn tables_are_out_of_the_guests_reach_and_fit() {
         for memory_bytes in [MEMORY_BYTES_MIN, 64 << 20, 1 << 30, MEMORY_BYTES_MAX] {
-            let plan = Plan::new(Sizes { memory_bytes, ..SIZES }, None, None).unwrap();
+            let plan = Plan::new(Sizes { memory_bytes, ..SIZES }, None, None, 0).unwrap();
             let inside = |m: &Mapping| m.to < plan.tables && plan.tables.0 < m.to.0 + m.bytes;
             assert!(!plan.layout.mappings().iter().any(inside));
             if memory_bytes <= 1 << 30 {
@@ -312,16 +321,16 @@ mod tests {
     fn sizes_out_of_range_are_refused_in_words() {
         for memory_bytes in [0, 4096, MEMORY_BYTES_MIN + 1, MEMORY_BYTES_MAX + 4096] {
             assert!(matches!(
-                Plan::new(Sizes { memory_bytes, ..SIZES }, None, None),
+                Plan::new(Sizes { memory_bytes, ..SIZES }, None, None, 0),
                 Err(PlanError::Memory { .. })
             ));
         }
         for input_max in [0, INPUT_BYTES_MAX + 1] {
-            assert!(matches!(Plan::new(Sizes { input_max, ..SIZES }, None, None), Err(PlanError::Input { .. })));
+            assert!(matches!(Plan::new(Sizes { input_max, ..SIZES }, None, None, 0), Err(PlanError::Input { .. })));
         }
         let stack_bytes = SIZES.memory_bytes;
         assert!(matches!(
-            Plan::new(Sizes { stack_bytes, ..SIZES }, None, None),
+            Plan::new(Sizes { stack_bytes, ..SIZES }, None, None, 0),
             Err(PlanError::TooSmall { .. })
         ));
     }

@@ -12,6 +12,7 @@
 //! 0x00_0000_0000  never mapped below 64 KiB
 //! 0x00_0020_0000  application (wherever its program headers say)
 //! 0x00_6000_0000  libOS kernel                                  KERNEL_VA
+//! 0x00_6800_0000  code of rewritten system calls                DIRECT_VA
 //! 0x10_0000_0000  arena: brk from below, mmap from above        ARENA_VA
 //! 0x20_0000_0000  windows: reset-exempt, mapped by the host     WINDOWS_VA ...
 //! 0x30_0000_0000  GDT, IDT, TSS, trap stubs and stack (CPL 0)   MACHINE_VA
@@ -39,6 +40,8 @@ pub const PIE_VA: u64 = 0x1000_0000;
 pub const KERNEL_VA: u64 = 0x6000_0000;
 /// The kernel ends below this.
 pub const KERNEL_END_VA: u64 = 0x6800_0000;
+/// Where the code is that rewritten system calls go through; see `vmm/src/direct.rs`.
+pub const DIRECT_VA: u64 = KERNEL_END_VA;
 /// First byte of the arena that `brk` and `mmap` are served from.
 pub const ARENA_VA: u64 = 0x10_0000_0000;
 /// The control page ([`Control`]).
@@ -214,6 +217,8 @@ pub struct KernelHeader {
     pub vector: u64,
     /// Address that each fork begins at: the instruction behind the snapshot hypercall.
     pub resume: u64,
+    /// Address that a rewritten `syscall` jumps to, with the return address in RCX.
+    pub direct: u64,
 }
 
 /// What [`KernelHeader::magic`] holds.
@@ -372,7 +377,7 @@ macro_rules! layout {
 }
 layout!(Vector, 32, input @ 8, done @ 16, call @ 24);
 layout!(ImageHeader, 64, abi_version @ 8, flags @ 12);
-layout!(KernelHeader, 48, abi_version @ 8, entry @ 16, syscall_entry @ 24, vector @ 32, resume @ 40);
+layout!(KernelHeader, 56, abi_version @ 8, entry @ 16, syscall_entry @ 24, vector @ 32, resume @ 40, direct @ 48);
 layout!(BootInfo, 152, memory_bytes @ 8, app_entry @ 32, app_counters @ 72, input_max @ 112, random_seed @ 144);
 layout!(Control, 80, index @ 8, hot_count @ 16, console_len @ 24, input_extent @ 48, stored @ 64, syscall_frame @ 72);
 layout!(RunRecord, 32, input_len @ 8, code @ 16, state @ 24, slot @ 28);

@@ -27,6 +27,7 @@ unifork_header:
     .quad unifork_syscall_entry
     .quad unifork_vector
     .quad unifork_resume
+    .quad unifork_direct
 
     .section .rodata, "a", @progbits
     .balign 8
@@ -78,7 +79,7 @@ unifork_syscall_entry:
     sysretq
 2:  mov [unifork_scratch + 24], rsp
     mov rsp, {kernel_stack}
-    push qword ptr [unifork_scratch + 24]
+4:  push qword ptr [unifork_scratch + 24]
     push qword ptr [unifork_scratch + 16]
     push qword ptr [unifork_scratch + 8]
     push rdi
@@ -127,6 +128,17 @@ unifork_syscall_entry:
     popfq
     mov rsp, [rsp]
     jmp rcx
+
+    // A rewritten `syscall`: RCX is the return address, nothing else has changed.
+    .balign 16
+unifork_direct:
+    mov [unifork_scratch], rax
+    mov [unifork_scratch + 8], rcx
+    mov [unifork_scratch + 24], rsp
+    mov rsp, {kernel_stack}
+    pushfq
+    pop qword ptr [unifork_scratch + 16]
+    jmp 4b
 
     // int64_t call(nr, a0, a1, a2, a3, a4, a5): a system call as a C function. The seventh argument
     // is on the stack.
