@@ -28,6 +28,8 @@ pub enum Engine {
     /// Copies the pages that `KVM_GET_DIRTY_LOG` and the host's own writes name, and protects them
     /// again.
     DirtyLog,
+    /// The same, from the per-vCPU dirty ring: no bitmap to scan.
+    DirtyRing,
     /// Copies the pages that most runs dirty without asking, and leaves them writable; tracks the
     /// others like [`Self::DirtyLog`].
     HotSet,
@@ -35,12 +37,13 @@ pub enum Engine {
 
 impl Engine {
     /// Every engine, for tests and `unifork bench` to walk.
-    pub const ALL: [Self; 3] = [Self::CopyAll, Self::DirtyLog, Self::HotSet];
+    pub const ALL: [Self; 4] = [Self::CopyAll, Self::DirtyLog, Self::DirtyRing, Self::HotSet];
 
     pub(crate) fn tracking(self) -> Tracking {
         match self {
             Self::CopyAll => Tracking::Off,
             Self::DirtyLog | Self::HotSet => Tracking::Log,
+            Self::DirtyRing => Tracking::Ring,
         }
     }
 }
@@ -50,6 +53,7 @@ impl fmt::Display for Engine {
         f.write_str(match self {
             Self::CopyAll => "copy-all",
             Self::DirtyLog => "dirty-log",
+            Self::DirtyRing => "dirty-ring",
             Self::HotSet => "hot-set",
         })
     }
@@ -57,7 +61,7 @@ impl fmt::Display for Engine {
 
 /// A name that is no engine's.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("no reset engine is called `{0}`: use copy-all, dirty-log or hot-set")]
+#[error("no reset engine is called `{0}`: use copy-all, dirty-log, dirty-ring or hot-set")]
 pub struct UnknownEngine(String);
 
 impl FromStr for Engine {
@@ -138,18 +142,17 @@ impl Resetter {
     /// than copying them for the rest of the epoch.
     pub(crate) fn reset(&mut self, vm: &mut Vm, image: &MemoryImage, batch: bool) -> Result<ResetStats, ResetError> {
         let mut stats = ResetStats::default();
-        let memory = &vm.memory;
         match self.engine {
             Engine::CopyAll => {
                 let pages = image.len() / PAGE_BYTES;
-                (0..pages).for_each(|page| memory.put_back(image.bytes(), page));
+                (0..pages).for_each(|page| vm.memory.put_back(image.bytes(), page));
                 stats.pages = usize::try_from(pages).unwrap_or(0);
             }
             Engine::DirtyLog => {
                 self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
                 for (i, &word) in self.log.words().iter().enumerate() {
                     if word != 0 {
-                        stats.cold += put_back_word(memory, image, i, word);
+                        stats.cold += put_back_word(&vm.memory, image, i, word);
                         if vm.manual_dirty_log() {
                             self.log.clear_word(&vm.fd, i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
                         }
@@ -157,9 +160,16 @@ impl Resetter {
                 }
                 stats.pages = stats.cold;
             }
+            Engine::DirtyRing => {
+                let (words, memory) = vm.take_ring_pages().map_err(ioctl("KVM_RESET_DIRTY_RINGS"))?;
+                for (i, word) in words.iter_mut().enumerate().filter(|(_, word)| **word != 0) {
+                    stats.cold += put_back_word(memory, image, i, std::mem::take(word));
+                }
+                stats.pages = stats.cold;
+            }
             Engine::HotSet => {
                 for &page in self.hot.pages() {
-                    memory.put_back(image.bytes(), page.into());
+                    vm.memory.put_back(image.bytes(), page.into());
                 }
                 stats.pages = self.hot.pages().len();
                 self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
@@ -171,7 +181,7 @@ impl Resetter {
                 for (i, &word) in self.log.words().iter().enumerate() {
                     let cold = self.hot.cold(i, word);
                     if cold != 0 {
-                        stats.cold += put_back_word(memory, image, i, cold);
+                        stats.cold += put_back_word(&vm.memory, image, i, cold);
                         let again = self.hot.learn(i, cold, join);
                         if again != 0 && vm.manual_dirty_log() {
                             self.log.clear_word(&vm.fd, i, again).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;

@@ -3,5 +3,6 @@
 pub(crate) mod dirty;
 pub(crate) mod kick;
 pub(crate) mod memfd;
+pub(crate) mod ring;
 pub(crate) mod slots;
 pub(crate) mod xsave;

@@ -9,7 +9,7 @@
 use std::io;
 use std::time::Duration;
 
-use kvm_bindings::{KVM_CAP_SYNC_REGS, Xsave, kvm_regs, kvm_sregs};
+use kvm_bindings::{KVM_CAP_SYNC_REGS, KVM_EXIT_DIRTY_RING_FULL, Xsave, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Cap, SyncReg, VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
 use unifork_abi::TRAP_PORT;
@@ -20,6 +20,7 @@ mod state;
 use crate::machine;
 use crate::memory::DOORBELL_GPA;
 use crate::sys::kick::Deadline;
+use crate::sys::ring::DirtyRing;
 use crate::sys::xsave;
 use cpuid::CpuModel;
 pub use state::{CoreState, VcpuState};
@@ -59,6 +60,8 @@ pub enum Exit {
         /// It was a write.
         write: bool,
     },
+    /// The dirty ring is full and wants to be collected.
+    RingFull,
     /// Anything else: the virtual CPU cannot go on.
     Stuck {
         /// KVM's words for it.
@@ -239,6 +242,7 @@ impl Vcpu {
                     let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
                     Some(Exit::Stuck { reason: format!("KVM_EXIT_INTERNAL_ERROR, suberror {suberror}") })
                 }
+                Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => Some(Exit::RingFull),
                 Ok(other) => Some(Exit::Stuck { reason: format!("{other:?}") }),
                 Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => Some(Exit::Deadline),
                 Err(e) => Some(Exit::Stuck { reason: format!("KVM_RUN: {}", io::Error::from(e)) }),
@@ -260,7 +264,7 @@ impl Vcpu {
                         return Exit::Deadline;
                     }
                 }
-                Some(Exit::Doorbell) => return Exit::Doorbell,
+                Some(exit @ (Exit::Doorbell | Exit::RingFull)) => return exit,
                 Some(exit) => {
                     self.settle();
                     return exit;
@@ -306,6 +310,11 @@ impl Vcpu {
     pub(crate) fn settled_core(&mut self) -> CoreState {
         self.settle();
         self.core()
+    }
+
+    /// Its dirty ring, if its VM has one.
+    pub(crate) fn map_ring(&self) -> io::Result<DirtyRing> {
+        DirtyRing::map(&self.fd)
     }
 
     /// The CPU model.

@@ -21,6 +21,7 @@ use crate::layout::Layout;
 use crate::machine;
 use crate::memory::GuestMemory;
 use crate::outcome::{Cause, Crash, CrashKind, Outcome};
+use crate::sys::ring::{self, DirtyRing};
 use crate::sys::slots;
 use crate::vcpu::{CoreState, Exit, Vcpu, VcpuError};
 
@@ -55,6 +56,8 @@ pub(crate) enum Tracking {
     Off,
     /// `KVM_MEM_LOG_DIRTY_PAGES`, cleared by hand where the host can.
     Log,
+    /// The same, told through the vCPU's dirty ring.
+    Ring,
 }
 
 /// A VM, its vCPU and its memory.
@@ -66,6 +69,9 @@ pub(crate) struct Vm {
     pub(crate) fd: VmFd,
     pub(crate) memory: GuestMemory,
     pub(crate) layout: Arc<Layout>,
+    // With Tracking::Ring: the ring, and the pages of RAM it has named since they were last taken.
+    ring: Option<DirtyRing>,
+    ring_pages: Vec<u64>,
     // Guest-physical address of the page that traps push their frame to.
     trap_stack: Gpa,
     manual: bool,
@@ -87,7 +93,10 @@ impl Vm {
                 kvm_enable_cap { cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, args: [1, 0, 0, 0], ..Default::default() };
             fd.enable_cap(&cap).map_err(|e| error("KVM_ENABLE_CAP")(e.into()))?;
         }
-        let flags = if tracking == Tracking::Log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        if tracking == Tracking::Ring {
+            ring::enable(&fd).map_err(error("KVM_ENABLE_CAP"))?;
+        }
+        let flags = if tracking == Tracking::Off { 0 } else { KVM_MEM_LOG_DIRTY_PAGES };
         let set = error("KVM_SET_USER_MEMORY_REGION");
         // SAFETY: `memory` is a field of the result, dropped after the VM and its vCPU.
         unsafe { slots::set(&fd, RAM_SLOT, &memory.ram, flags) }.map_err(set)?;
@@ -99,12 +108,32 @@ impl Vm {
         }
         let vcpu = Vcpu::create(&fd, kvm.caps().cpu_model)?;
         let trap_stack = layout.translate(machine::TRAP_STACK_VA).unwrap_or_default();
-        Ok(Self { vcpu, fd, memory, layout, trap_stack, manual })
+        let ring = match tracking {
+            Tracking::Ring => Some(vcpu.map_ring().map_err(error("mmap"))?),
+            _ => None,
+        };
+        let words = if ring.is_some() { memory.len().div_ceil(PAGE_BYTES * 64) } else { 0 };
+        let ring_pages = vec![0; usize::try_from(words).unwrap_or(0)];
+        Ok(Self { vcpu, fd, memory, layout, ring, ring_pages, trap_stack, manual })
     }
 
     /// The dirty log is cleared by hand.
     pub(crate) fn manual_dirty_log(&self) -> bool {
         self.manual
+    }
+
+    /// Moves what the dirty ring names to [`Self::ring_pages`].
+    fn collect_ring(&mut self) -> io::Result<()> {
+        match &mut self.ring {
+            Some(ring) => ring.collect(&self.fd, RAM_SLOT, &mut self.ring_pages),
+            None => Ok(()),
+        }
+    }
+
+    /// The pages that were dirtied since this was last called, a bit each, for the caller to clear.
+    pub(crate) fn take_ring_pages(&mut self) -> io::Result<(&mut [u64], &GuestMemory)> {
+        self.collect_ring()?;
+        Ok((&mut self.ring_pages, &self.memory))
     }
 
     /// Runs until something happens that is not `cpuid`, within `deadline`. On the data plane.
@@ -136,6 +165,10 @@ impl Vm {
                     let address = self.vcpu.sregs_mut().cr2;
                     Event::Exception { vector, error_code, address, registers }
                 }
+                Exit::RingFull => match self.collect_ring() {
+                    Ok(()) => continue,
+                    Err(e) => Event::Lost { reason: format!("KVM_RESET_DIRTY_RINGS: {e}") },
+                },
                 Exit::Deadline => Event::Deadline,
                 Exit::Shutdown => Event::Lost { reason: "triple fault".into() },
                 Exit::Mmio { at, write } => {
