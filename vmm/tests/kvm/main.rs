@@ -2,3 +2,7 @@
 
 mod boot;
 mod common;
+mod equivalence;
+mod interpreter;
+mod programs;
+mod reset;
