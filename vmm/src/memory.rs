@@ -16,6 +16,7 @@
 //! Nothing here is a `&[u8]` into memory that a vCPU may be writing, except through
 //! [`GuestMemory::window`], which borrows the whole memory and so proves that the vCPU is stopped.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use vm_memory::{
 
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::sys::memfd;
+use crate::tree::Page;
 
 /// Where the windows slot is. Above any RAM; needs 37 physical address bits.
 pub const WINDOWS_GPA: Gpa = Gpa(0x10_0000_0000);
@@ -140,6 +142,24 @@ fn region(
 }
 
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// What memory is put back to: a snapshot's image, under the pages of a node of its tree.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Golden<'a> {
+    pub image: &'a MemoryImage,
+    pub over: Option<&'a BTreeMap<u64, Arc<Page>>>,
+}
+
+impl Golden<'_> {
+    /// The bytes of page `page`.
+    pub(crate) fn page(&self, page: u64) -> Option<&[u8]> {
+        if let Some(bytes) = self.over.and_then(|over| over.get(&page)) {
+            return Some(bytes.as_slice());
+        }
+        let from = usize::try_from(page.checked_mul(PAGE_BYTES)?).ok()?;
+        self.image.bytes().get(from..from.checked_add(PAGE_BYTES as usize)?)
+    }
+}
 
 /// One guest's memory.
 #[derive(Debug)]
@@ -275,15 +295,23 @@ impl GuestMemory {
         Err(MemoryError::Io { op: "clear", bytes, source: io::Error::last_os_error() })
     }
 
-    /// Copies page `page` of `image` over page `page` of RAM. For [`crate::reset`] alone.
-    pub(crate) fn put_back(&self, image: &[u8], page: u64) {
-        let at = page * PAGE_BYTES;
-        let (Ok(from), Ok(to)) = (usize::try_from(at), Self::within(&self.ram, Gpa(at), PAGE_BYTES)) else {
-            return;
-        };
-        if let Some(golden) = image.get(from..from + PAGE_BYTES as usize) {
-            to.copy_from(golden);
+    /// Copies page `page` of `golden` over page `page` of RAM. For [`crate::reset`] alone.
+    pub(crate) fn put_back(&self, golden: &Golden<'_>, page: u64) {
+        let to = Self::within(&self.ram, Gpa(page.saturating_mul(PAGE_BYTES)), PAGE_BYTES);
+        if let (Some(bytes), Ok(to)) = (golden.page(page), to) {
+            to.copy_from(bytes);
         }
+    }
+
+    /// The bytes of page `page` of RAM. The vCPU is stopped for as long as they are borrowed.
+    pub(crate) fn page(&self, page: u64) -> Option<&[u8]> {
+        let from = usize::try_from(page.checked_mul(PAGE_BYTES)?).ok()?;
+        self.ram_bytes().get(from..from + PAGE_BYTES as usize)
+    }
+
+    /// Marks a page as if the host had written it.
+    pub(crate) fn mark(&mut self, page: u64) {
+        self.host_dirty.push(page);
     }
 
     /// Pages that the host wrote since [`Self::forget_host_writes`].

@@ -21,16 +21,19 @@ use unifork_abi::{Control, Hypercall};
 use crate::addr::PAGE_BYTES;
 use crate::caps::Kvm;
 use crate::introspect::{ReadMemory, Registers};
-use crate::memory::{GuestMemory, MemoryError, OutOfBounds};
+use crate::memory::{Golden, GuestMemory, MemoryError, OutOfBounds};
 use crate::outcome::Outcome;
 use crate::reset::{Engine, HotStats, ResetError, ResetStats, Resetter};
 use crate::snapshot::{Snapshot, Space};
+use crate::tree::Node;
 use crate::vcpu::{VcpuError, VcpuState};
 use crate::vm::{Event, Vm, registers_of};
 use crate::windows;
 
 mod batch;
+mod fork;
 pub use batch::{BatchEnd, BatchReport, BatchRun};
+pub use fork::Advance;
 
 /// Vector of a debug exception: the one trap that leaves something in a debug register.
 const VECTOR_DEBUG: u8 = 1;
@@ -81,6 +84,8 @@ pub struct Replica {
     debug_dirty: bool,
     // The hot list in the window is the hot set.
     hot_published: bool,
+    // The node of a snapshot tree that resets go back to; `None`: the snapshot itself.
+    node: Option<Arc<Node>>,
 }
 
 impl Replica {
@@ -104,6 +109,7 @@ impl Replica {
             input_extent: 0,
             debug_dirty: false,
             hot_published: false,
+            node: None,
         })
     }
 
@@ -150,6 +156,11 @@ impl Replica {
         let plan = &self.snapshot.info().windows;
         let len = input.len() as u64;
         windows::slice(&mut self.vm.memory, plan.ring, len).copy_from_slice(input);
+        if self.node.is_some() {
+            // The run has begun already, with the input that is part of the node; this one is more of
+            // it, for a guest that looks for more in the ring.
+            return Ok(());
+        }
         windows::set_record(&mut self.vm.memory, plan, 0, 0, len);
         let control = Control { count: 1, input_extent: self.input_extent, ..Control::default() };
         windows::set_control(&mut self.vm.memory, plan, &control);
@@ -194,10 +205,15 @@ impl Replica {
     }
 
     fn put_back(&mut self, batch: bool) -> Result<ResetStats, ReplicaError> {
-        let state = self.snapshot.vcpu();
-        let stats = self.resetter.reset(&mut self.vm, self.snapshot.memory(), batch)?;
-        if !self.snapshot.loads_own_fpu() {
+        let node = self.node.as_deref();
+        let state = node.map_or(self.snapshot.vcpu(), |node| &node.vcpu);
+        let golden = Golden { image: self.snapshot.memory(), over: node.map(|node| &node.pages) };
+        let stats = self.resetter.reset(&mut self.vm, &golden, batch)?;
+        if node.is_some() || !self.snapshot.loads_own_fpu() {
             self.vm.vcpu.load_xsave(&self.xsave)?;
+        }
+        for (at, bytes) in node.map_or(&[][..], |node| &node.windows) {
+            windows::slice(&mut self.vm.memory, *at, bytes.len() as u64).copy_from_slice(bytes);
         }
         if self.resetter.engine() == Engine::CopyAll {
             self.vm.vcpu.restore(state)?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::addr::PAGE_BYTES;
-use crate::memory::{GuestMemory, MemoryImage};
+use crate::memory::{Golden, GuestMemory};
 use crate::sys::dirty::DirtyBitmap;
 use crate::vm::{RAM_SLOT, Tracking, Vm};
 
@@ -132,7 +132,7 @@ impl Resetter {
         self.hot.mark_changed();
     }
 
-    /// Puts `vm`'s memory back to `image`.
+    /// Puts `vm`'s memory back to `golden`.
     ///
     /// On the data plane: allocates nothing and takes no lock. One ioctl, and with
     /// [`Engine::DirtyLog`] one more per 64 pages of which some are dirty; with
@@ -140,19 +140,19 @@ impl Resetter {
     ///
     /// After a batch a few cold pages join the hot set at once: each batch that they spoil costs more
     /// than copying them for the rest of the epoch.
-    pub(crate) fn reset(&mut self, vm: &mut Vm, image: &MemoryImage, batch: bool) -> Result<ResetStats, ResetError> {
+    pub(crate) fn reset(&mut self, vm: &mut Vm, golden: &Golden<'_>, batch: bool) -> Result<ResetStats, ResetError> {
         let mut stats = ResetStats::default();
         match self.engine {
             Engine::CopyAll => {
-                let pages = image.len() / PAGE_BYTES;
-                (0..pages).for_each(|page| vm.memory.put_back(image.bytes(), page));
+                let pages = vm.memory.len() / PAGE_BYTES;
+                (0..pages).for_each(|page| vm.memory.put_back(golden, page));
                 stats.pages = usize::try_from(pages).unwrap_or(0);
             }
             Engine::DirtyLog => {
                 self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
                 for (i, &word) in self.log.words().iter().enumerate() {
                     if word != 0 {
-                        stats.cold += put_back_word(&vm.memory, image, i, word);
+                        stats.cold += put_back_word(&vm.memory, golden, i, word);
                         if vm.manual_dirty_log() {
                             self.log.clear_word(&vm.fd, i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
                         }
@@ -163,13 +163,13 @@ impl Resetter {
             Engine::DirtyRing => {
                 let (words, memory) = vm.take_ring_pages().map_err(ioctl("KVM_RESET_DIRTY_RINGS"))?;
                 for (i, word) in words.iter_mut().enumerate().filter(|(_, word)| **word != 0) {
-                    stats.cold += put_back_word(memory, image, i, std::mem::take(word));
+                    stats.cold += put_back_word(memory, golden, i, std::mem::take(word));
                 }
                 stats.pages = stats.cold;
             }
             Engine::HotSet => {
                 for &page in self.hot.pages() {
-                    vm.memory.put_back(image.bytes(), page.into());
+                    vm.memory.put_back(golden, page.into());
                 }
                 stats.pages = self.hot.pages().len();
                 self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
@@ -181,7 +181,7 @@ impl Resetter {
                 for (i, &word) in self.log.words().iter().enumerate() {
                     let cold = self.hot.cold(i, word);
                     if cold != 0 {
-                        stats.cold += put_back_word(&vm.memory, image, i, cold);
+                        stats.cold += put_back_word(&vm.memory, golden, i, cold);
                         let again = self.hot.learn(i, cold, join);
                         if again != 0 && vm.manual_dirty_log() {
                             self.log.clear_word(&vm.fd, i, again).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
@@ -195,11 +195,42 @@ impl Resetter {
             }
         }
         for &page in vm.memory.host_dirty() {
-            vm.memory.put_back(image.bytes(), page);
+            vm.memory.put_back(golden, page);
             stats.pages += 1;
         }
         vm.memory.forget_host_writes();
         Ok(stats)
+    }
+
+    /// Pages that `vm` may have changed since its last reset, a bit each; leaves it to the next reset to
+    /// put them back.
+    pub(crate) fn dirty(&mut self, vm: &mut Vm) -> Result<Vec<u64>, ResetError> {
+        let words = self.log.words().len();
+        let mut dirty = vec![0; words];
+        match self.engine {
+            Engine::CopyAll => dirty.fill(u64::MAX),
+            Engine::DirtyRing => {
+                let (pages, _) = vm.take_ring_pages().map_err(ioctl("KVM_RESET_DIRTY_RINGS"))?;
+                dirty.copy_from_slice(pages);
+            }
+            Engine::DirtyLog | Engine::HotSet => {
+                let manual = vm.manual_dirty_log();
+                self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
+                for (i, word) in dirty.iter_mut().enumerate() {
+                    *word = self.log.words()[i] | self.hot.word(i);
+                }
+                if !manual {
+                    // Reading has cleared them: they are remembered as the host's own writes are.
+                    for_each_page(&dirty, |page| vm.memory.mark(page));
+                }
+            }
+        }
+        for &page in vm.memory.host_dirty() {
+            if let Some(word) = usize::try_from(page / 64).ok().and_then(|word| dirty.get_mut(word)) {
+                *word |= 1 << (page % 64);
+            }
+        }
+        Ok(dirty)
     }
 
     /// Pages that the log as last read names and that are not hot.
@@ -220,12 +251,23 @@ impl Resetter {
     }
 }
 
+/// Calls `f` with the number of each page whose bit is set.
+pub(crate) fn for_each_page(words: &[u64], mut f: impl FnMut(u64)) {
+    for (i, &word) in words.iter().enumerate() {
+        let mut bits = word;
+        while bits != 0 {
+            f(i as u64 * 64 + u64::from(bits.trailing_zeros()));
+            bits &= bits - 1;
+        }
+    }
+}
+
 /// Puts back the pages of word `index` of a bitmap; returns how many.
-fn put_back_word(memory: &GuestMemory, image: &MemoryImage, index: usize, word: u64) -> usize {
+fn put_back_word(memory: &GuestMemory, golden: &Golden<'_>, index: usize, word: u64) -> usize {
     let mut bits = word;
     while bits != 0 {
         let page = index as u64 * 64 + u64::from(bits.trailing_zeros());
-        memory.put_back(image.bytes(), page);
+        memory.put_back(golden, page);
         bits &= bits - 1;
     }
     word.count_ones() as usize

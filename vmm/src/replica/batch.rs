@@ -84,7 +84,7 @@ impl Replica {
         if self.phase == Phase::Ran {
             self.reset()?;
         }
-        let batches = self.resetter.engine() == Engine::HotSet && self.publish_hot_set();
+        let batches = self.resetter.engine() == Engine::HotSet && self.node.is_none() && self.publish_hot_set();
         let (taken, longest) = self.fill_ring(inputs, if batches { BATCH_MAX } else { 1 })?;
         if taken == 0 {
             return Ok(BatchReport { taken, end: BatchEnd::Complete, reset: ResetStats::default() });
