@@ -161,7 +161,7 @@ pub enum Package<'a> {
 pub struct Planted {
     /// An input that triggers it; so does every longer input that begins with it.
     pub trigger: String,
-    /// What is to be reported, in words.
+    /// What its finding's name begins with.
     pub cause: String,
     /// What the image does with the trigger on plain Linux.
     pub on_linux: OnLinux,

@@ -1,7 +1,7 @@
 /*
  * Planted bug: an integer division by zero.
  *
- * Trigger:  the input begins with "DIV".
+ * Trigger:  the input begins with "DI".
  * Expected: divide error. On Linux: SIGFPE.
  */
 #include <stddef.h>
@@ -13,7 +13,7 @@ static volatile int quotient;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size >= 3 && data[0] == 'D' && data[1] == 'I' && data[2] == 'V')
+    if (size >= 2 && data[0] == 'D' && data[1] == 'I')
         quotient = 1000 / divisor;
     return 0;
 }

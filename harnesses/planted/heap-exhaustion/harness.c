@@ -1,7 +1,7 @@
 /*
  * Planted bug: memory is allocated, used and never given back, until there is none.
  *
- * Trigger:  the input begins with "MEM".
+ * Trigger:  the input begins with "ME".
  * Expected: out of memory. On Linux: stops when malloc fails, which may be never; set a limit.
  */
 #include <stddef.h>
@@ -20,7 +20,7 @@ static struct block *newest;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size >= 3 && data[0] == 'M' && data[1] == 'E' && data[2] == 'M') {
+    if (size >= 2 && data[0] == 'M' && data[1] == 'E') {
         struct block *block;
         while ((block = malloc(sizeof *block)) != NULL) {
             memset(block->body, 0xa5, sizeof block->body);

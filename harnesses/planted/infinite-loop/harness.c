@@ -1,7 +1,7 @@
 /*
  * Planted bug: a loop that never ends, in user code alone.
  *
- * Trigger:  the input begins with "INF".
+ * Trigger:  the input begins with "IN".
  * Expected: timeout. On Linux: hangs.
  */
 #include <stddef.h>
@@ -11,7 +11,7 @@ static volatile uint64_t rounds;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size >= 3 && data[0] == 'I' && data[1] == 'N' && data[2] == 'F') {
+    if (size >= 2 && data[0] == 'I' && data[1] == 'N') {
         for (;;)
             rounds++;
     }

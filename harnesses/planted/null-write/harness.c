@@ -1,7 +1,7 @@
 /*
  * Planted bug: a write through a null pointer.
  *
- * Trigger:  the input begins with "NUL".
+ * Trigger:  the input begins with "NU".
  * Expected: page fault, write to address 0. On Linux: SIGSEGV.
  */
 #include <stddef.h>
@@ -11,7 +11,7 @@ static int *volatile nowhere;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size >= 3 && data[0] == 'N' && data[1] == 'U' && data[2] == 'L')
+    if (size >= 2 && data[0] == 'N' && data[1] == 'U')
         *nowhere = 1;
     return 0;
 }

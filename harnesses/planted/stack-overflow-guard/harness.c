@@ -1,7 +1,7 @@
 /*
  * Planted bug: a local array larger than the stack, its size taken on trust.
  *
- * Trigger:  the input begins with "STK".
+ * Trigger:  the input begins with "ST".
  * Expected: stack overflow: page fault, write to the guard page below the stack. The array is
  *           filled from its high end, so the guard page is the first unmapped one that is met. On
  *           Linux: SIGSEGV.
@@ -23,7 +23,7 @@ static volatile uint8_t result;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size >= 3 && data[0] == 'S' && data[1] == 'T' && data[2] == 'K')
+    if (size >= 2 && data[0] == 'S' && data[1] == 'T')
         result = fill(CLAIMED_BYTES);
     return 0;
 }

@@ -1,7 +1,7 @@
 /*
  * Planted bug: recursion without an end.
  *
- * Trigger:  the input begins with "REC".
+ * Trigger:  the input begins with "RE".
  * Expected: stack overflow: page fault, write to the guard page below the stack. On Linux: SIGSEGV.
  */
 #include <stddef.h>
@@ -24,7 +24,7 @@ static volatile uint64_t sum;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size >= 3 && data[0] == 'R' && data[1] == 'E' && data[2] == 'C')
+    if (size >= 2 && data[0] == 'R' && data[1] == 'E')
         sum = descend(0);
     return 0;
 }

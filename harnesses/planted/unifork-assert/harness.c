@@ -1,7 +1,7 @@
 /*
  * Planted bug: a UNIFORK_ASSERT that does not hold.
  *
- * Trigger:  the input begins with "OWN".
+ * Trigger:  the input begins with "OW".
  * Expected: assertion, with its text, file and line. On Linux: nothing, the macro is silent there.
  */
 #include <stddef.h>
@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size >= 3 && data[0] == 'O' && data[1] == 'W')
-        UNIFORK_ASSERT(data[2] != 'N');
+    if (size >= 2 && data[0] == 'O')
+        UNIFORK_ASSERT(data[1] != 'W');
     return 0;
 }
