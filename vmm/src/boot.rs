@@ -127,7 +127,7 @@ pub struct MachineInfo {
     /// Name of the application's image.
     pub name: String,
     /// Where everything is.
-    pub layout: Layout,
+    pub layout: Arc<Layout>,
     /// Where the windows are.
     pub windows: Windows,
     /// The application's counters.
@@ -167,7 +167,7 @@ pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig
     write_boot_info(&mut memory, &plan, &config, image, &kernel, header.vector)?;
     let info = MachineInfo {
         name: image.name().to_owned(),
-        layout: plan.layout.clone(),
+        layout: Arc::new(plan.layout.clone()),
         windows: plan.windows,
         app_counters: image.counters(),
         kernel_counters: kernel.counters(),
@@ -194,7 +194,7 @@ pub fn boot_bare(kvm: &Kvm, image: &GuestImage, config: &MachineConfig) -> Resul
     write_image(&mut memory, &plan.layout, image);
     let info = MachineInfo {
         name: image.name().to_owned(),
-        layout: plan.layout.clone(),
+        layout: Arc::new(plan.layout.clone()),
         windows: plan.windows,
         app_counters: image.counters(),
         kernel_counters: None,
@@ -230,7 +230,7 @@ fn run_and_freeze(
     started: Instant,
 ) -> Result<Boot, BootError> {
     memory.forget_host_writes();
-    let mut vm = Vm::create(kvm, memory, Arc::new(info.layout.clone()), Tracking::Off)?;
+    let mut vm = Vm::create(kvm, memory, Arc::clone(&info.layout), Tracking::Off)?;
     vm.vcpu.start(start.rip, start.rsp, plan.tables.0, start.syscall_entry)?;
     let mut console = Vec::new();
     let event = run_boot(&mut vm, &info, &mut console)?;

@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -280,6 +281,41 @@ impl GuestMemory {
     /// [`OutOfBounds`] when the range is not inside the windows.
     pub fn window_ptr(&mut self, at: Gpa, bytes: u64) -> Result<*mut u8, OutOfBounds> {
         Ok(Self::within(&self.windows, at, bytes)?.ptr_guard_mut().as_ptr())
+    }
+
+    /// Puts `image`, of the same size, under RAM and the golden slot, at the same addresses in the host:
+    /// KVM sees the pages go and asks for them again.
+    pub(crate) fn remap(&mut self, image: &MemoryImage) -> Result<(), MemoryError> {
+        let bytes = image.len();
+        let golden = self.golden.as_ref().map(|golden| (golden, libc::PROT_READ, libc::MAP_SHARED));
+        for (region, prot, flags) in [Some((&self.ram, RW, libc::MAP_PRIVATE)), golden].into_iter().flatten() {
+            assert_eq!(region.len(), bytes, "only memory of the same size is remapped");
+            let flags = flags | libc::MAP_NORESERVE | libc::MAP_FIXED;
+            let offset = libc::off_t::try_from(image.offset).unwrap_or(0);
+            // SAFETY: the range is exactly one of our own mappings, which stays owned by `region`;
+            // `&mut self` proves that no vCPU runs and nobody holds a reference into it.
+            let address = unsafe {
+                libc::mmap(region.as_ptr().cast(), region.size(), prot, flags, image.file.as_raw_fd(), offset)
+            };
+            if address == libc::MAP_FAILED {
+                return Err(MemoryError::Io { op: "map", bytes, source: io::Error::last_os_error() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives this fork its own copies of `pages` now. Only a hint: what fails is done at the first
+    /// write.
+    pub(crate) fn populate(&self, pages: &[u32]) {
+        for &page in pages {
+            if let Ok(slice) = Self::within(&self.ram, Gpa(u64::from(page) * PAGE_BYTES), PAGE_BYTES) {
+                let address = slice.ptr_guard_mut().as_ptr();
+                // SAFETY: a page of our own mapping; populating changes no byte of it.
+                let _hint = unsafe {
+                    libc::madvise(address.cast(), PAGE_BYTES as usize, libc::MADV_POPULATE_WRITE)
+                };
+            }
+        }
     }
 
     /// Zeroes all windows by giving their pages back.

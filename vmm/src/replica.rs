@@ -23,6 +23,7 @@ use crate::caps::Kvm;
 use crate::introspect::{ReadMemory, Registers};
 use crate::memory::{Golden, GuestMemory, MemoryError, OutOfBounds};
 use crate::outcome::Outcome;
+use crate::pool::{SpawnTimes, timed};
 use crate::reset::{Engine, HotStats, ResetError, ResetStats, Resetter};
 use crate::snapshot::{Snapshot, Space};
 use crate::tree::Node;
@@ -95,12 +96,28 @@ impl Replica {
     ///
     /// [`ReplicaError`] when memory or KVM runs out.
     pub fn spawn(kvm: &Kvm, snapshot: &Arc<Snapshot>, engine: Engine) -> Result<Self, ReplicaError> {
+        Ok(Self::spawn_timed(kvm, snapshot, engine)?.0)
+    }
+
+    /// [`Self::spawn`], and how long each part of it took.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::spawn`].
+    pub fn spawn_timed(
+        kvm: &Kvm,
+        snapshot: &Arc<Snapshot>,
+        engine: Engine,
+    ) -> Result<(Self, SpawnTimes), ReplicaError> {
         let info = snapshot.info();
-        let memory = GuestMemory::for_fork(snapshot.memory(), info.windows.bytes)?;
-        let mut vm = Vm::create(kvm, memory, Arc::new(info.layout.clone()), engine.tracking())?;
-        vm.vcpu.restore(snapshot.vcpu())?;
+        let mut times = SpawnTimes::default();
+        let memory =
+            timed(&mut times.memory, || GuestMemory::for_fork(snapshot.memory(), info.windows.bytes))?;
+        let layout = Arc::clone(&info.layout);
+        let mut vm = timed(&mut times.vm, || Vm::create(kvm, memory, layout, engine.tracking()))?;
+        timed(&mut times.state, || vm.vcpu.restore(snapshot.vcpu()))?;
         let xsave = vm.vcpu.xsave_from(snapshot.vcpu())?;
-        Ok(Self {
+        let replica = Self {
             vm,
             snapshot: Arc::clone(snapshot),
             resetter: Resetter::new(engine, snapshot.memory_bytes()),
@@ -110,7 +127,51 @@ impl Replica {
             debug_dirty: false,
             hot_published: false,
             node: None,
-        })
+        };
+        Ok((replica, times))
+    }
+
+    /// Makes this a fork of `snapshot` instead, keeping its VM; false when the sizes differ, and then
+    /// it is as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError`]; the replica must be dropped then.
+    pub(crate) fn retarget(&mut self, snapshot: &Arc<Snapshot>) -> Result<bool, ReplicaError> {
+        let (old, new) = (self.snapshot.info(), snapshot.info());
+        if self.snapshot.memory_bytes() != snapshot.memory_bytes() || old.windows.bytes != new.windows.bytes {
+            return Ok(false);
+        }
+        self.go_to_root()?;
+        self.vm.memory.remap(snapshot.memory())?;
+        self.vm.retarget(Arc::clone(&new.layout));
+        self.vm.vcpu.restore(snapshot.vcpu())?;
+        self.xsave = self.vm.vcpu.xsave_from(snapshot.vcpu())?;
+        self.snapshot = Arc::clone(snapshot);
+        // What KVM logged so far was the old snapshot's.
+        self.resetter.forget(&mut self.vm)?;
+        self.phase = Phase::Ran;
+        self.scrub()?;
+        Ok(true)
+    }
+
+    /// Makes the snapshot itself what resets go back to, whatever node the replica was put to.
+    pub(crate) fn go_to_root(&mut self) -> Result<(), ReplicaError> {
+        if self.node.is_some() {
+            self.settle_at(None)?;
+        }
+        Ok(())
+    }
+
+    /// Numbers of the pages that most runs dirty.
+    #[must_use]
+    pub fn hot_pages(&self) -> &[u32] {
+        self.resetter.hot().pages()
+    }
+
+    /// Gives the replica its own copies of `pages` before it writes to them.
+    pub(crate) fn populate(&self, pages: &[u32]) {
+        self.vm.memory.populate(pages);
     }
 
     /// The snapshot it is a fork of.

@@ -202,6 +202,27 @@ impl Resetter {
         Ok(stats)
     }
 
+    /// Forgets the hot set and whatever is tracked: RAM was replaced.
+    pub(crate) fn forget(&mut self, vm: &mut Vm) -> Result<(), ResetError> {
+        match self.engine {
+            Engine::CopyAll => {}
+            Engine::DirtyRing => {
+                vm.take_ring_pages().map_err(ioctl("KVM_RESET_DIRTY_RINGS"))?.0.fill(0);
+            }
+            Engine::DirtyLog | Engine::HotSet => {
+                self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
+                if vm.manual_dirty_log() {
+                    for (i, &word) in self.log.words().iter().enumerate().filter(|(_, word)| **word != 0) {
+                        self.log.clear_word(&vm.fd, i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
+                    }
+                }
+                self.hot.forget();
+            }
+        }
+        vm.memory.forget_host_writes();
+        Ok(())
+    }
+
     /// Pages that `vm` may have changed since its last reset, a bit each; leaves it to the next reset to
     /// put them back.
     pub(crate) fn dirty(&mut self, vm: &mut Vm) -> Result<Vec<u64>, ResetError> {

@@ -117,6 +117,12 @@ impl Vm {
         Ok(Self { vcpu, fd, memory, layout, ring, ring_pages, trap_stack, manual })
     }
 
+    /// The memory under this VM is another snapshot's now.
+    pub(crate) fn retarget(&mut self, layout: Arc<Layout>) {
+        self.trap_stack = layout.translate(machine::TRAP_STACK_VA).unwrap_or_default();
+        self.layout = layout;
+    }
+
     /// The dirty log is cleared by hand.
     pub(crate) fn manual_dirty_log(&self) -> bool {
         self.manual

@@ -6,3 +6,5 @@ mod equivalence;
 mod interpreter;
 mod programs;
 mod reset;
+mod pool;
+mod tree;
