@@ -82,6 +82,8 @@ pub struct Vcpu {
     sync: bool,
     // Without SYNC_REGS: what `core` last read.
     shadow: CoreState,
+    // RIP as loaded, until the next entry.
+    loaded_rip: Option<u64>,
     xsave_bytes: usize,
     model: CpuModel,
     cpuid_faults: bool,
@@ -114,7 +116,7 @@ impl Vcpu {
             .iter()
             .all(|msr| matches!(fd.set_msrs(&state::msr_list(&[*msr])), Ok(1)));
         let deadline = Deadline::new().map_err(|source| VcpuError { ioctl: "rt_sigaction", source })?;
-        Ok(Self { fd, deadline, sync, shadow: CoreState::default(), xsave_bytes, model, cpuid_faults })
+        Ok(Self { fd, deadline, sync, shadow: CoreState::default(), loaded_rip: None, xsave_bytes, model, cpuid_faults })
     }
 
     /// Puts a new vCPU at `rip` and `rsp`, at CPL 3, with page tables at `cr3`.
@@ -160,6 +162,7 @@ impl Vcpu {
     ///
     /// [`VcpuError`] when KVM refuses; with `KVM_CAP_SYNC_REGS` it says so at the next run.
     pub fn load(&mut self, core: &CoreState) -> Result<(), VcpuError> {
+        self.loaded_rip = Some(core.regs.rip);
         if self.sync {
             let sync = self.fd.sync_regs_mut();
             sync.regs = core.regs;
@@ -229,6 +232,8 @@ impl Vcpu {
 
     /// Runs until the guest exits or the armed deadline passes. On the data plane.
     pub(crate) fn run(&mut self) -> Exit {
+        let loaded_rip = self.loaded_rip.take();
+        let mut leftovers = 0;
         loop {
             let exit = match self.fd.run() {
                 Ok(VcpuExit::IoOut(TRAP_PORT, _)) => None,
@@ -265,8 +270,16 @@ impl Vcpu {
                     }
                 }
                 Some(exit @ (Exit::Doorbell | Exit::RingFull)) => return exit,
+                // The rest of a store that began in the run before: a doorbell rung with 16 bytes is
+                // two exits, and nothing tells after the first. No instruction has run since the
+                // registers were loaded.
+                Some(Exit::Mmio { write: true, .. })
+                    if leftovers < SETTLE_MAX && loaded_rip == Some(self.regs_mut().rip) =>
+                {
+                    leftovers += 1;
+                }
                 Some(exit) => {
-                    self.settle();
+                    self.abandon();
                     return exit;
                 }
             }
@@ -282,6 +295,21 @@ impl Vcpu {
         }
         if let Ok(events) = self.fd.get_vcpu_events() {
             self.shadow.events = events;
+        }
+    }
+
+    /// Completes an exit whose results nobody wants; registers still read as they are now. A repeated
+    /// instruction goes on for as long as RCX says, so it is told to end.
+    fn abandon(&mut self) {
+        let core = self.core();
+        self.regs_mut().rcx = 1;
+        let stored = self.store();
+        self.settle();
+        if self.sync {
+            let sync = self.fd.sync_regs_mut();
+            (sync.regs, sync.sregs, sync.events) = (core.regs, core.sregs, core.events);
+        } else if stored.is_ok() {
+            self.shadow = core;
         }
     }
 
