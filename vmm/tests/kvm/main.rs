@@ -3,8 +3,10 @@
 mod boot;
 mod common;
 mod equivalence;
+mod instructions;
 mod interpreter;
+mod pool;
 mod programs;
 mod reset;
-mod pool;
+mod snippets;
 mod tree;
