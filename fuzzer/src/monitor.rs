@@ -1,7 +1,7 @@
 //! What a campaign says of itself: a line a second, and the same figures in `stats.jsonl`.
 
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -94,11 +94,21 @@ pub(crate) struct Monitor {
     show: Show,
 }
 
+/// The end of the file: a campaign of days has written a lot that nobody needs to read again.
+fn tail(path: &Path) -> io::Result<Vec<u8>> {
+    const TAIL_BYTES: u64 = 16 << 10;
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    file.seek(SeekFrom::Start(bytes.saturating_sub(TAIL_BYTES)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut tail)?;
+    Ok(tail)
+}
+
 /// The last whole line of `stats.jsonl`: where the session before got to.
 pub(crate) fn last_figures(path: &Path) -> Option<Figures> {
-    let text = fs::read(path).ok()?;
     // A kill may have left half a line at the end.
-    text.rsplit(|&byte| byte == b'\n').find_map(|line| serde_json::from_slice(line).ok())
+    tail(path).ok()?.rsplit(|&byte| byte == b'\n').find_map(|line| serde_json::from_slice(line).ok())
 }
 
 impl Monitor {
@@ -116,7 +126,7 @@ impl Monitor {
             .open(&path)
             .map_err(OutputError::io("create", &path))?;
         // Half a line of a killed session is ended, so that the next one starts on its own.
-        if fs::read(&path).is_ok_and(|text| !text.is_empty() && !text.ends_with(b"\n")) {
+        if tail(&path).is_ok_and(|text| !text.is_empty() && !text.ends_with(b"\n")) {
             stats.write_all(b"\n").map_err(OutputError::io("write", &path))?;
         }
         let start = Instant::now();
@@ -245,7 +255,7 @@ mod tests {
         assert_eq!(last_figures(&path), None);
         let figures = Figures { execs: 7, ..Figures::default() };
         let line = serde_json::to_string(&figures).unwrap();
-        fs::write(&path, format!("{line}\n{}", &line[..20])).unwrap();
+        std::fs::write(&path, format!("{line}\n{}", &line[..20])).unwrap();
         assert_eq!(last_figures(&path), Some(figures));
     }
 }

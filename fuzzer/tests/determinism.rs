@@ -38,11 +38,12 @@ fn run(replica: &mut Replica, input: &[u8]) -> Result {
 
 /// Each seed of a harness: a hundred runs of the first one, in one replica of each engine, with
 /// other inputs between them, all equal to a run in a fresh fork.
-fn repeats(name: &str, runs: usize) {
+fn repeats(name: &str, memory_bytes: u64, runs: usize) {
     let image = common::image(name);
     let kvm = Kvm::open().unwrap();
     let guest = GuestImage::open(&image).unwrap();
-    let boot = unifork_vmm::boot(&kvm, unifork_guest::KERNEL, &guest, &MachineConfig::default()).unwrap();
+    let config = MachineConfig { memory_bytes, input_max: 64 << 10, ..MachineConfig::default() };
+    let boot = unifork_vmm::boot(&kvm, unifork_guest::KERNEL, &guest, &config).unwrap();
     let BootEnd::Snapshot(snapshot) = boot.end else { panic!("{name} asks for no input: {:?}", boot.end) };
     let seeds = seeds(&image.with_extension("seeds"));
     let (input, others) = seeds.split_first().expect("every harness has a seed");
@@ -66,13 +67,13 @@ fn seeds(folder: &Path) -> Vec<Vec<u8>> {
 #[test]
 fn one_input_a_hundred_times_is_one_result() {
     for name in ["planted/noop", "planted/abort", "cjson"] {
-        repeats(name, 100);
+        repeats(name, 12 << 20, 100);
     }
 }
 
 #[test]
 fn large_harnesses_repeat_as_well() {
     for name in ["sqlite", "png", "tinyxml"] {
-        repeats(name, 10);
+        repeats(name, 32 << 20, 5);
     }
 }

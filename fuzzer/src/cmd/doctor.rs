@@ -120,9 +120,11 @@ fn tool_chain(diagnosis: &mut Diagnosis, root: &Path) {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
     };
+    // What `build` tries: Debian's name for the version it wants, and the plain one.
+    let of_any_version = |name: &str| on_path(&format!("{name}-16")) || on_path(name);
     let needs = [
-        ("clang", on_path("clang"), "clang"),
-        ("ld.lld", on_path("ld.lld"), "lld"),
+        ("clang", of_any_version("clang"), "clang-16"),
+        ("ld.lld", of_any_version("ld.lld"), "lld-16"),
         ("static musl", root.join("usr/lib/x86_64-linux-musl/libc.a").is_file(), "musl-dev"),
         ("static glibc", root.join("usr/lib/x86_64-linux-gnu/libc.a").is_file(), "libc6-dev"),
     ];
