@@ -11,6 +11,7 @@
 //! With a seed given, nothing here depends on the clock, so two campaigns of the same seed and
 //! number of executions are the same. It knows no command line and prints nothing but warnings.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,9 +23,11 @@ use libafl::executors::{ExitKind, HasObservers as _};
 use libafl::feedbacks::Feedback as _;
 use libafl::fuzzer::{Evaluator as _, ExecuteInputResult, Fuzzer as _, NopInputFilter, StdFuzzer};
 use libafl::inputs::{BytesInput, BytesInputConverter};
-use libafl::mutators::{HavocScheduledMutator, Tokens, havoc_mutations, tokens_mutations};
+use libafl::mutators::{
+    HavocScheduledMutator, SingleChoiceScheduledMutator, Tokens, havoc_mutations, tokens_mutations,
+};
 use libafl::observers::ObserversTuple as _;
-use libafl::stages::StdPowerMutationalStage;
+use libafl::stages::{StdMutationalStage, StdPowerMutationalStage};
 use libafl::state::{HasCorpus, HasExecutions, HasMaxSize, StdState};
 use libafl::{HasFeedback as _, HasMetadata};
 use libafl_bolts::rands::StdRand;
@@ -57,6 +60,14 @@ type TheFuzzer =
 /// Time between two savings of the state. The queue is on disk at once; this only saves running
 /// it again after a kill.
 const SAVE_PERIOD: Duration = Duration::from_secs(30);
+
+/// Each time an entry is chosen, up to so many inputs that differ from it by one mutation...
+const SINGLE_MAX: NonZero<usize> = NonZero::new(256).expect("it is not zero");
+/// ...and then, as the power schedule has it, inputs with up to 2^this stacked ones. LibAFL's
+/// default is 7 and no single mutations: that takes twice the executions to guess three bytes in
+/// a row (58,000 against 28,000, mean of four seeds), and reaches 4 % fewer edges of cJSON in
+/// 100,000 executions.
+const HAVOC_STACK_POW: usize = 4;
 
 /// What ends a campaign before its time.
 #[derive(Debug, Error)]
@@ -294,9 +305,14 @@ impl Campaign {
 
     /// Fuzzes until a limit is reached or someone asks to stop.
     pub(crate) fn run(&mut self) -> Result<(), CampaignError> {
-        let havoc = HavocScheduledMutator::new(havoc_mutations().merge(tokens_mutations()));
-        let mut stages =
-            tuple_list!(Calibrate::new(self.clock, self.last.clone()), StdPowerMutationalStage::new(havoc));
+        let mutations = || havoc_mutations().merge(tokens_mutations());
+        let single = SingleChoiceScheduledMutator::new(mutations());
+        let havoc = HavocScheduledMutator::with_max_stack_pow(mutations(), HAVOC_STACK_POW);
+        let mut stages = tuple_list!(
+            Calibrate::new(self.clock, self.last.clone()),
+            StdMutationalStage::with_max_iterations(single, SINGLE_MAX),
+            StdPowerMutationalStage::new(havoc),
+        );
         let mut saved = Instant::now();
         loop {
             let round =

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::campaign::State;
 use crate::output::{self, OutputError};
 
-/// What LibAFL calls the first power stage that a process makes; it has one.
-const POWER_STAGE: &str = "power:0";
+/// What LibAFL calls the first stages of each kind that a process makes; it has one of each.
+const STAGES: [&str; 2] = ["mutational:0", "power:0"];
 
 const MAGIC: [u8; 8] = *b"UFSTATE\x01";
 
@@ -67,6 +67,8 @@ pub(crate) fn load(path: &Path, key: &Key) -> Result<State, &'static str> {
 pub(crate) fn settle(state: &mut State) -> Result<(), libafl::Error> {
     state.clear_corpus_id()?;
     state.clear_stage_id()?;
-    _ = state.named_metadata_map_mut().remove::<RetryCountRestartHelper>(POWER_STAGE);
+    for stage in STAGES {
+        _ = state.named_metadata_map_mut().remove::<RetryCountRestartHelper>(stage);
+    }
     Ok(())
 }
