@@ -24,7 +24,7 @@ use crate::introspect::{ReadMemory, Registers};
 use crate::memory::{Golden, GuestMemory, MemoryError, OutOfBounds};
 use crate::outcome::Outcome;
 use crate::pool::{SpawnTimes, timed};
-use crate::reset::{Engine, HotStats, ResetError, ResetStats, Resetter};
+use crate::reset::{Engine, HotStats, Mutation, ResetError, ResetStats, Resetter};
 use crate::snapshot::{Snapshot, Space};
 use crate::tree::Node;
 use crate::vcpu::{VcpuError, VcpuState};
@@ -271,7 +271,8 @@ impl Replica {
         let state = node.map_or(self.snapshot.vcpu(), |node| &node.vcpu);
         let golden = Golden { image: self.snapshot.memory(), over: node.map(|node| &node.pages) };
         let stats = self.resetter.reset(&mut self.vm, &golden, batch)?;
-        if node.is_some() || !self.snapshot.loads_own_fpu() {
+        let planted = &self.resetter.planted;
+        if (node.is_some() || !self.snapshot.loads_own_fpu()) && !planted.is(Mutation::KeepXsave) {
             self.vm.vcpu.load_xsave(&self.xsave)?;
         }
         for (at, bytes) in node.map_or(&[][..], |node| &node.windows) {
@@ -280,13 +281,21 @@ impl Replica {
         if self.resetter.engine() == Engine::CopyAll {
             self.vm.vcpu.restore(state)?;
         } else {
-            if std::mem::take(&mut self.debug_dirty) {
+            if std::mem::take(&mut self.debug_dirty) && !planted.is(Mutation::KeepDebug) {
                 self.vm.vcpu.load_debug(state)?;
             }
-            self.vm.vcpu.load(&state.core)?;
+            let mistaken = planted.core(&state.core, &self.vm.vcpu);
+            self.vm.vcpu.load(mistaken.as_ref().unwrap_or(&state.core))?;
         }
         self.phase = Phase::Clean;
         Ok(stats)
+    }
+
+    /// Plants a mistake in every later reset, for the test of the soundness tests.
+    #[cfg(feature = "mutants")]
+    #[doc(hidden)]
+    pub fn plant(&mut self, mutation: Mutation) {
+        self.resetter.planted.set(mutation);
     }
 
     /// Enters the guest and comes back, and puts back registers alone: the price of `KVM_RUN`, for

@@ -17,8 +17,12 @@ use crate::sys::dirty::DirtyBitmap;
 use crate::vm::{RAM_SLOT, Tracking, Vm};
 
 mod hot;
+mod mutants;
 pub use hot::HotStats;
+#[doc(hidden)]
+pub use mutants::Mutation;
 use hot::HotSet;
+use mutants::Planted;
 
 /// How memory is put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -97,6 +101,7 @@ pub(crate) struct Resetter {
     engine: Engine,
     log: DirtyBitmap,
     hot: HotSet,
+    pub(crate) planted: Planted,
 }
 
 /// Cold pages that may join the hot set at once after a batch. A run that dirties more than this for
@@ -111,7 +116,7 @@ impl Resetter {
     /// For a fork with `bytes` of RAM.
     pub(crate) fn new(engine: Engine, bytes: u64) -> Self {
         let pages = bytes / PAGE_BYTES;
-        Self { engine, log: DirtyBitmap::new(RAM_SLOT, pages), hot: HotSet::new(pages) }
+        Self { engine, log: DirtyBitmap::new(RAM_SLOT, pages), hot: HotSet::new(pages), planted: Planted::default() }
     }
 
     pub(crate) fn engine(&self) -> Engine {
@@ -152,7 +157,7 @@ impl Resetter {
                 self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
                 for (i, &word) in self.log.words().iter().enumerate() {
                     if word != 0 {
-                        stats.cold += put_back_word(&vm.memory, golden, i, word);
+                        stats.cold += put_back_word(&vm.memory, golden, i, self.planted.misread(word));
                         if vm.manual_dirty_log() {
                             self.log.clear_word(&vm.fd, i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
                         }
@@ -163,12 +168,14 @@ impl Resetter {
             Engine::DirtyRing => {
                 let (words, memory) = vm.take_ring_pages().map_err(ioctl("KVM_RESET_DIRTY_RINGS"))?;
                 for (i, word) in words.iter_mut().enumerate().filter(|(_, word)| **word != 0) {
-                    stats.cold += put_back_word(memory, golden, i, std::mem::take(word));
+                    stats.cold += put_back_word(memory, golden, i, self.planted.misread(std::mem::take(word)));
                 }
                 stats.pages = stats.cold;
             }
             Engine::HotSet => {
-                for &page in self.hot.pages() {
+                let wrong = usize::from(self.planted.is(Mutation::SkipHotPage));
+                let count = self.hot.pages().len().saturating_sub(wrong);
+                for &page in &self.hot.pages()[..count] {
                     vm.memory.put_back(golden, page.into());
                 }
                 stats.pages = self.hot.pages().len();
@@ -181,7 +188,7 @@ impl Resetter {
                 for (i, &word) in self.log.words().iter().enumerate() {
                     let cold = self.hot.cold(i, word);
                     if cold != 0 {
-                        stats.cold += put_back_word(&vm.memory, golden, i, cold);
+                        stats.cold += put_back_word(&vm.memory, golden, i, self.planted.misread(cold));
                         let again = self.hot.learn(i, cold, join);
                         if again != 0 && vm.manual_dirty_log() {
                             self.log.clear_word(&vm.fd, i, again).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
@@ -194,7 +201,8 @@ impl Resetter {
                 }
             }
         }
-        for &page in vm.memory.host_dirty() {
+        let forgotten = self.planted.is(Mutation::ForgetHostWrites);
+        for &page in vm.memory.host_dirty().iter().filter(|_| !forgotten) {
             vm.memory.put_back(golden, page);
             stats.pages += 1;
         }

@@ -5,6 +5,7 @@ mod common;
 mod equivalence;
 mod instructions;
 mod interpreter;
+mod mutants;
 mod pool;
 mod programs;
 mod reset;

@@ -1,0 +1,72 @@
+//! Planted mistakes, so that the soundness tests can be tested themselves.
+//!
+//! Each is one way in which a tracked reset could be wrong. With the feature `mutants`, which only
+//! the tests turn on, one of them can be planted in a fork; without it, asking for one is a constant
+//! `false`, and nothing of this is left in the program.
+
+use crate::vcpu::{CoreState, Vcpu};
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// The lowest of several dirty pages within a word of the log is left as it is.
+    SkipPage,
+    /// Pages that the host wrote, which KVM does not log, are left as they are.
+    ForgetHostWrites,
+    /// The page that became hot last is left writable but not put back.
+    SkipHotPage,
+    /// x87, SSE and AVX state is left as it is.
+    KeepXsave,
+    /// FS and GS base are left as they are.
+    KeepBases,
+    /// Pending events and the interrupt shadow are left as they are.
+    KeepEvents,
+    /// DR6 is left as a #DB set it.
+    KeepDebug,
+}
+
+/// What is planted in one fork.
+#[derive(Debug, Default)]
+pub(crate) struct Planted {
+    #[cfg(feature = "mutants")]
+    mutation: Option<Mutation>,
+}
+
+impl Planted {
+    /// Plants `mutation`.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn set(&mut self, mutation: Mutation) {
+        self.mutation = Some(mutation);
+    }
+
+    /// Whether it is `mutation`.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn is(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    /// Never.
+    #[cfg(not(feature = "mutants"))]
+    pub(crate) fn is(&self, _mutation: Mutation) -> bool {
+        false
+    }
+
+    /// `word` of a log of dirty pages, as it is taken to be.
+    pub(crate) fn misread(&self, word: u64) -> u64 {
+        if self.is(Mutation::SkipPage) && word.count_ones() > 1 { word & (word - 1) } else { word }
+    }
+
+    /// The registers and events to load instead of `right`, given those that the run left in `vcpu`.
+    pub(crate) fn core(&self, right: &CoreState, vcpu: &Vcpu) -> Option<CoreState> {
+        let mut core = *right;
+        if self.is(Mutation::KeepBases) {
+            let left = vcpu.core().sregs;
+            (core.sregs.fs.base, core.sregs.gs.base) = (left.fs.base, left.gs.base);
+        } else if self.is(Mutation::KeepEvents) {
+            core.events = vcpu.core().events;
+        } else {
+            return None;
+        }
+        Some(core)
+    }
+}
