@@ -3,6 +3,7 @@
 mod boot;
 mod common;
 mod equivalence;
+mod hostile;
 mod instructions;
 mod interpreter;
 mod mutants;
