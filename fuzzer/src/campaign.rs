@@ -49,6 +49,7 @@ use crate::seeds::Seed;
 use crate::signals;
 use crate::stage::calibrate::Calibrate;
 use crate::triage::{Probe, Triage};
+use crate::units::{plural, show_count};
 
 /// Inputs in memory; the queue on disk is written by [`CorpusFeedback`].
 pub(crate) type Corpus = InMemoryCorpus<BytesInput>;
@@ -83,7 +84,8 @@ pub(crate) enum CampaignError {
     Engine(String),
     /// No seed ends well, so there is nothing to mutate.
     #[error(
-        "none of the {seeds} seeds ends well: {crashed} crash, {hung} time out, {refused} are refused by the harness"
+        "of {}, none ends well: {crashed} crash, {hung} time out, {refused} are refused by the harness",
+        plural(*seeds, "seed")
     )]
     NoGoodSeed {
         /// How many there are.
@@ -200,10 +202,8 @@ impl Campaign {
             Ok(state) => state,
             Err(why) => {
                 if !stored.is_empty() {
-                    let count = stored.len();
-                    notes.push(format!(
-                        "no saved state is used ({why}): running the queue's {count} inputs again"
-                    ));
+                    let inputs = plural(stored.len(), "input");
+                    notes.push(format!("no saved state is used ({why}): running the queue's {inputs} again"));
                 }
                 let rand = match plan.seed {
                     Some(seed) => StdRand::with_seed(seed),
@@ -215,6 +215,10 @@ impl Campaign {
                 state
             }
         };
+        if let Some(before) = &before {
+            let (execs, inputs) = (show_count(before.execs), stored.len());
+            notes.push(format!("resuming after {execs} executions, with {}", plural(inputs, "input")));
+        }
         let input_max = usize::try_from(plan.snapshot.input_max()).unwrap_or(usize::MAX);
         state.set_max_size(input_max);
         if let Some(tokens) = plan.tokens {
@@ -335,8 +339,8 @@ impl Campaign {
         journal::settle(&mut self.state)?;
         self.save()?;
         let executor = &mut self.executor;
-        let figures =
-            executor.monitor.tick(Instant::now(), &self.state, &executor.tally, &executor.findings)?;
+        let now = Instant::now();
+        let figures = executor.monitor.close(now, &self.state, &executor.tally, &executor.findings)?;
         Ok(Summary {
             figures,
             runs: executor.tally.runs,

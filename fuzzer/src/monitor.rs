@@ -166,18 +166,28 @@ impl Monitor {
         state: &State,
         tally: &Tally,
         findings: &Findings,
+    ) -> Result<(), OutputError> {
+        let figures = self.close(now, state, tally, findings)?;
+        match self.show {
+            Show::Lines => say(&format!("{}\n", figures.line())),
+            Show::Json => say(&json_line(&figures)),
+            Show::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Stores the last figures. They are not printed: a summary follows.
+    pub(crate) fn close(
+        &mut self,
+        now: Instant,
+        state: &State,
+        tally: &Tally,
+        findings: &Findings,
     ) -> Result<Figures, OutputError> {
         let figures = self.figures(now, state, tally, findings);
         self.last = (now, figures.execs);
         self.due = now + PERIOD;
-        let mut line = serde_json::to_string(&figures).expect("figures are plain data");
-        line.push('\n');
-        self.stats.write_all(line.as_bytes()).map_err(OutputError::io("write", &self.path))?;
-        match self.show {
-            Show::Lines => say(&format!("{}\n", figures.line())),
-            Show::Json => say(&line),
-            Show::Nothing => {}
-        }
+        self.stats.write_all(json_line(&figures).as_bytes()).map_err(OutputError::io("write", &self.path))?;
         Ok(figures)
     }
 
@@ -223,6 +233,12 @@ impl Monitor {
             reset_pages_per_run: tally.reset_pages as f64 / tally.runs.max(1) as f64,
         }
     }
+}
+
+fn json_line(figures: &Figures) -> String {
+    let mut line = serde_json::to_string(figures).expect("figures are plain data");
+    line.push('\n');
+    line
 }
 
 #[cfg(test)]

@@ -80,6 +80,12 @@ pub(crate) fn show_count(count: u64) -> String {
     text
 }
 
+/// `1 seed`, `2 seeds`.
+pub(crate) fn plural(count: usize, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{} {noun}{ending}", show_count(count as u64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +121,6 @@ mod tests {
         assert_eq!(show_clock(Duration::from_secs(5)), "0:05");
         assert_eq!(show_count(1_234_567), "1,234,567");
         assert_eq!(show_count(12), "12");
+        assert_eq!((plural(1, "seed"), plural(0, "seed")), ("1 seed".into(), "0 seeds".into()));
     }
 }

@@ -212,7 +212,7 @@ fn seeds_that_all_crash_are_said_plainly() {
     fs::write(seeds.join("bad"), b"NUL").unwrap();
     let args = ["fuzz", text(&image), "--seeds", text(&seeds), "--output", text(&output)];
     let ran = run(&args).expect(2);
-    assert!(ran.stderr.contains("none of the 1 seeds ends well: 1 crash"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("of 1 seed, none ends well: 1 crash"), "{}", ran.stderr);
     assert_eq!(names(&output.join("findings")).len(), 1, "the crash is kept nevertheless");
 }
 

@@ -42,7 +42,8 @@ fn repeats(name: &str, memory_bytes: u64, runs: usize) {
     let image = common::image(name);
     let kvm = Kvm::open().unwrap();
     let guest = GuestImage::open(&image).unwrap();
-    let config = MachineConfig { memory_bytes, input_max: 64 << 10, ..MachineConfig::default() };
+    let config =
+        MachineConfig { memory_bytes, stack_bytes: 1 << 20, input_max: 64 << 10, ..MachineConfig::default() };
     let boot = unifork_vmm::boot(&kvm, unifork_guest::KERNEL, &guest, &config).unwrap();
     let BootEnd::Snapshot(snapshot) = boot.end else { panic!("{name} asks for no input: {:?}", boot.end) };
     let seeds = seeds(&image.with_extension("seeds"));
@@ -67,13 +68,13 @@ fn seeds(folder: &Path) -> Vec<Vec<u8>> {
 #[test]
 fn one_input_a_hundred_times_is_one_result() {
     for name in ["planted/noop", "planted/abort", "cjson"] {
-        repeats(name, 12 << 20, 100);
+        repeats(name, 6 << 20, 100);
     }
 }
 
 #[test]
 fn large_harnesses_repeat_as_well() {
     for name in ["sqlite", "png", "tinyxml"] {
-        repeats(name, 32 << 20, 5);
+        repeats(name, 24 << 20, 3);
     }
 }

@@ -18,7 +18,7 @@ use crate::machine::{self, BootFacts, Machine, MachineArgs};
 use crate::monitor::Show;
 use crate::output::{Output, OutputError};
 use crate::seeds::{self, Seeds, SeedsError};
-use crate::units::{self, show_clock, show_count, show_size};
+use crate::units::{self, plural, show_clock, show_count, show_size};
 use crate::{signals, syscalls};
 
 /// Flags of `unifork fuzz`.
@@ -173,7 +173,7 @@ fn opening(args: &Args, machine: &Machine, output: &Output, seeds: &Seeds, token
         args.engine,
     );
     let edges = show_count(snapshot.counter_count(Space::Application) as u64);
-    let _ = writeln!(text, "  {edges} edges, {} seeds, {tokens} dictionary tokens", seeds.usable.len());
+    let _ = writeln!(text, "  {edges} edges, {}, {}", plural(seeds.usable.len(), "seed"), plural(tokens, "token"));
     let _ = writeln!(text, "  campaign in {}", output.root().display());
     text
 }
@@ -189,15 +189,15 @@ fn show_deadline(deadline: Duration) -> String {
 /// Says which seeds are of no use.
 fn warn_of_seeds(report: &SeedReport) {
     let lists = [
-        ("crash", &report.crashed),
-        ("time out", &report.hung),
-        ("are refused by the harness (it returns -1)", &report.refused),
+        ("the harness crashes", &report.crashed),
+        ("the harness does not end in time", &report.hung),
+        ("the harness returns -1", &report.refused),
     ];
     for (what, paths) in lists {
         let Some(first) = paths.first() else { continue };
         eprintln!(
-            "unifork: warning: {} of the seeds {what}, as {}; they are not fuzzed from",
-            paths.len(),
+            "unifork: warning: {} left out, since {what}; the first is {}",
+            plural(paths.len(), "seed"),
             first.display()
         );
     }
