@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use libafl::Error;
 use libafl::executors::{Executor, ExitKind, HasObservers};
-use libafl::inputs::BytesInput;
+use libafl::inputs::{BytesInput, HasMutatorBytes as _};
 use libafl::state::HasExecutions;
 use libafl_bolts::tuples::RefIndexable;
-use unifork_vmm::{Outcome, Replica};
+use unifork_vmm::{Outcome, Replica, Space};
 
+use crate::batch::Batcher;
 use crate::campaign::{CampaignError, State};
 use crate::findings::{Findings, Moment, Verdict};
 use crate::monitor::Monitor;
+use crate::novelty;
 use crate::observer::{Observers, SharedRun, kernel_counts};
 use crate::signals;
 use crate::triage::Triage;
@@ -78,6 +80,8 @@ pub(crate) struct ReplicaExecutor {
     // A run was made and not yet put back.
     dirty: bool,
     now: Instant,
+    /// Batches, where the campaign has them.
+    pub(crate) batcher: Option<Batcher>,
 }
 
 /// What an executor is made of.
@@ -92,13 +96,24 @@ pub(crate) struct Parts {
     pub(crate) last: SharedRun,
     pub(crate) deadline: Duration,
     pub(crate) input_max: usize,
+    pub(crate) batcher: Option<Batcher>,
 }
 
 impl ReplicaExecutor {
     /// An executor of these parts. `observers` are those of `replica`.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { observers, replica, findings, monitor, limits, triage, last, deadline, input_max } =
-            parts;
+        let Parts {
+            observers,
+            replica,
+            findings,
+            monitor,
+            limits,
+            triage,
+            last,
+            deadline,
+            input_max,
+            batcher,
+        } = parts;
         Self {
             tally: Tally { kernel_seen: vec![false; kernel_counts(&observers).len()], ..Tally::default() },
             observers,
@@ -112,6 +127,7 @@ impl ReplicaExecutor {
             input_max,
             dirty: false,
             now: Instant::now(),
+            batcher,
         }
     }
 
@@ -139,6 +155,10 @@ impl ReplicaExecutor {
         }
         let start = Instant::now();
         self.dirty = true;
+        if let Some(batcher) = &mut self.batcher {
+            // This run may enter the history.
+            batcher.stale = true;
+        }
         let outcome = self.replica.run(input, self.deadline)?;
         self.now = Instant::now();
         self.last.elapsed.set(self.now - start);
@@ -167,6 +187,66 @@ impl ReplicaExecutor {
             self.monitor.tick(self.now, state, &self.tally, &self.findings)?;
         }
         Ok(exit)
+    }
+
+    /// How many inputs [`Self::run_batch`] likes to be given.
+    pub(crate) fn batch_size(&self) -> usize {
+        self.batcher.as_ref().map_or(1, Batcher::size)
+    }
+
+    /// Runs `inputs` in one go, from the first on. Returns how many were dealt with; `interesting`
+    /// names those among them that are to be run by themselves and judged.
+    pub(crate) fn run_batch(
+        &mut self,
+        state: &mut State,
+        inputs: &[BytesInput],
+        interesting: &mut Vec<usize>,
+    ) -> Result<usize, Error> {
+        let execs = *state.executions();
+        if self.over(execs) {
+            return Err(Error::shutting_down());
+        }
+        let left = self.limits.execs.map_or(u64::MAX, |limit| limit - execs);
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(inputs.len());
+        let last = self.last.clone();
+        self.batch(state, &inputs[..most], interesting).map_err(|fault| last.stop_with(fault))
+    }
+
+    fn batch(
+        &mut self,
+        state: &mut State,
+        inputs: &[BytesInput],
+        interesting: &mut Vec<usize>,
+    ) -> Result<usize, CampaignError> {
+        let Some(batcher) = &mut self.batcher else {
+            interesting.clear();
+            interesting.extend(0..inputs.len());
+            return Ok(inputs.len());
+        };
+        let before = Instant::now();
+        if std::mem::take(&mut self.dirty) {
+            self.tally.reset_pages += self.replica.reset()?.pages as u64;
+        }
+        if std::mem::take(&mut batcher.stale) {
+            let app = self.replica.snapshot().counter_count(Space::Application);
+            let (app, kernel) = self.replica.novelty_mut().split_at_mut(app);
+            novelty::write_thresholds(state, "edges", app);
+            novelty::write_thresholds(state, "kernel", kernel);
+        }
+        let start = Instant::now();
+        let bytes = inputs.iter().map(BytesInput::mutator_bytes);
+        let dealt = batcher.run(&mut self.replica, bytes, self.deadline, interesting)?;
+        self.now = Instant::now();
+        batcher.adapt(dealt.runs, self.now - start);
+        self.tally.runs += dealt.runs as u64;
+        self.tally.reset_pages += dealt.reset_pages;
+        self.tally.resetting += start - before;
+        self.tally.running += self.now - start;
+        *state.executions_mut() += dealt.runs as u64;
+        if self.monitor.due(self.now) {
+            self.monitor.tick(self.now, state, &self.tally, &self.findings)?;
+        }
+        Ok(dealt.inputs)
     }
 
     /// Names a bad end and hands it to the findings.

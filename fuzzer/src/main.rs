@@ -4,6 +4,7 @@
 //! file beside this one. Only `cmd/` uses `anyhow`, and `libafl::Error` stays in `executor.rs`,
 //! `campaign.rs` and their neighbours (observers, feedbacks, stages).
 
+mod batch;
 mod campaign;
 mod cli;
 mod clock;
@@ -14,6 +15,7 @@ mod findings;
 mod journal;
 mod machine;
 mod monitor;
+mod novelty;
 mod observer;
 mod output;
 mod queue;

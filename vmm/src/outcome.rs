@@ -172,7 +172,7 @@ impl fmt::Display for CrashKind {
 /// Addresses below this count as near null: a null pointer to a large struct.
 const NULL_END: u64 = LOWEST_VA;
 /// A fault this far below the stack's lowest page still is a stack overflow, when the stack
-/// pointer is there too: a large frame skips the first guard page.
+/// pointer has left the stack as well: a large frame skips the first guard page.
 const GUARD_BYTES: u64 = 8 << 20;
 
 // Intel SDM volume 3, 5.7: page-fault error code.
@@ -219,7 +219,6 @@ impl CrashKind {
             let low = m.start.0;
             matches!(m.purpose, Purpose::Stack | Purpose::KernelStack)
                 && (low.saturating_sub(GUARD_BYTES)..low).contains(&address)
-                && registers.rsp.abs_diff(address) <= GUARD_BYTES
                 && registers.rsp < low + PAGE_BYTES
         });
         let behind_input = layout.mappings().iter().any(|m| {

@@ -62,6 +62,9 @@ pub(crate) struct Args {
     /// How forks are put back: copy-all, dirty-log, ...
     #[arg(long, default_value_t = super::default_engine())]
     pub(crate) engine: Engine,
+    /// Run inputs one by one, not many per entry of the guest
+    #[arg(long)]
+    pub(crate) no_batch: bool,
     /// Let new coverage in the libOS count as new, too
     #[arg(long)]
     pub(crate) kernel_coverage: bool,
@@ -105,6 +108,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         snapshot: machine.snapshot.clone(),
         machine: machine.describe(&args.image, args.deadline, args.engine),
         engine: args.engine,
+        batches: !args.no_batch,
         deadline: args.deadline,
         seeds: seeds.usable,
         tokens,

@@ -73,9 +73,9 @@ impl Replica {
     /// # Errors
     ///
     /// As [`Self::run`].
-    pub fn run_batch<I: AsRef<[u8]>>(
+    pub fn run_batch<'a>(
         &mut self,
-        inputs: &[I],
+        inputs: impl IntoIterator<Item = &'a [u8]>,
         deadline: Duration,
         filter: bool,
         runs: &mut Vec<BatchRun>,
@@ -137,12 +137,16 @@ impl Replica {
 
     /// Packs up to `most` inputs into the ring, with a record each; returns how many fit, and how much
     /// of the input window the longest takes.
-    fn fill_ring<I: AsRef<[u8]>>(&mut self, inputs: &[I], most: usize) -> Result<(usize, u64), ReplicaError> {
+    fn fill_ring<'a>(
+        &mut self,
+        inputs: impl IntoIterator<Item = &'a [u8]>,
+        most: usize,
+    ) -> Result<(usize, u64), ReplicaError> {
         let plan = &self.snapshot.info().windows;
         let max = self.snapshot.input_max();
         let most = most.min(usize::try_from(plan.coverage_slots).unwrap_or(1));
         let (mut offset, mut taken, mut longest) = (0, 0, 0);
-        for input in inputs.iter().take(most).map(AsRef::as_ref) {
+        for input in inputs.into_iter().take(most) {
             let len = input.len() as u64;
             if len > max {
                 return Err(ReplicaError::InputTooLong { bytes: input.len(), max });
