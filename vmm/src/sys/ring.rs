@@ -41,6 +41,8 @@ pub(crate) struct DirtyRing {
     // Invariant: maps ENTRIES entries for as long as `self`.
     entries: NonNull<kvm_dirty_gfn>,
     next: u32,
+    // KVM has written more entries than there is room for; where it goes on is not known.
+    overrun: bool,
 }
 
 // SAFETY: the mapping is owned by this value alone and is plain memory; which thread reads it makes no
@@ -67,13 +69,21 @@ impl DirtyRing {
             return Err(io::Error::last_os_error());
         }
         let entries = NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped at null"))?;
-        Ok(Self { entries, next: 0 })
+        Ok(Self { entries, next: 0, overrun: false })
     }
 
     const BYTES: usize = ENTRIES as usize * size_of::<kvm_dirty_gfn>();
 
     /// Takes the dirty pages of `slot` out of the ring into `bits`, one bit per page, and has KVM
     /// protect them again. One ioctl, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// What the ioctl says; and, for ever after, that the ring was overrun. KVM stops the vCPU in time
+    /// when the ring fills, but only where it enters the guest: code that it emulates for long, as
+    /// software KVM does when the stack pointer is not canonical, is not stopped. Which pages were
+    /// lost is not known then, and no later one can be found: KVM and this side disagree about where
+    /// the next entry is.
     pub(crate) fn collect(&mut self, vm: &VmFd, slot: u32, bits: &mut [u64]) -> io::Result<()> {
         let before = self.next;
         while let Some((from, page)) = self.take() {
@@ -81,6 +91,10 @@ impl DirtyRing {
             if let Some(word) = word.filter(|_| from == slot) {
                 *word |= 1 << (page % 64);
             }
+        }
+        self.overrun |= self.next.wrapping_sub(before) >= ENTRIES;
+        if self.overrun {
+            return Err(io::Error::other("the guest overran the dirty ring: use another reset engine"));
         }
         if self.next == before {
             return Ok(());
