@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unifork_vmm::boot::boot_bare;
+use unifork_vmm::introspect::Registers;
 use unifork_vmm::testing;
-use unifork_vmm::{Boot, BootEnd, Engine, Kvm, MachineConfig, Replica, Snapshot};
+use unifork_vmm::{Boot, BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Snapshot};
 
 /// Long enough for anything that ends at all on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
@@ -27,7 +28,12 @@ pub(crate) fn boot(code: &[u8]) -> Boot {
 
 /// A machine that runs `code` in each fork, frozen.
 pub(crate) fn frozen(code: &[u8]) -> Arc<Snapshot> {
-    let boot = boot_bare(&kvm(), &testing::snapshot_then(code), &small()).expect("a valid machine boots");
+    frozen_image(&testing::snapshot_then(code), &small())
+}
+
+/// The machine that `image` makes of itself, frozen.
+pub(crate) fn frozen_image(image: &GuestImage, config: &MachineConfig) -> Arc<Snapshot> {
+    let boot = boot_bare(&kvm(), image, config).expect("a valid machine boots");
     match boot.end {
         BootEnd::Snapshot(snapshot) => snapshot,
         BootEnd::Ended(outcome) => panic!("ended before the snapshot: {outcome:?}"),
@@ -37,4 +43,28 @@ pub(crate) fn frozen(code: &[u8]) -> Arc<Snapshot> {
 /// One fork of a machine that runs `code`.
 pub(crate) fn fork(code: &[u8], engine: Engine) -> Replica {
     Replica::spawn(&kvm(), &frozen(code), engine).expect("a fork")
+}
+
+/// What a program leaves in a fork.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Reference {
+    pub(crate) outcome: Outcome,
+    pub(crate) registers: Registers,
+    pub(crate) console: Vec<u8>,
+    pub(crate) unserved: Vec<(u64, u32)>,
+    pub(crate) pages: Vec<u64>,
+    pub(crate) memory: u64,
+}
+
+/// Runs `input` and looks at everything.
+pub(crate) fn reference(fork: &mut Replica, input: &[u8]) -> Reference {
+    let outcome = fork.run(input, DEADLINE).unwrap();
+    Reference {
+        outcome,
+        registers: fork.registers(),
+        console: fork.console(),
+        unserved: fork.unserved(),
+        pages: fork.differing_pages(),
+        memory: fork.memory_hash(),
+    }
 }

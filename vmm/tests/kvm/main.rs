@@ -2,8 +2,10 @@
 
 mod boot;
 mod common;
+mod determinism;
 mod equivalence;
 mod hostile;
+mod hot_set;
 mod instructions;
 mod interpreter;
 mod mutants;
