@@ -38,7 +38,8 @@ Example:
 
 Seeds and dictionaries are those beside the images. Times are microseconds per execution: `reset`
 puts the fork back, `run` writes the input and runs the guest, `map` buckets and compares the
-coverage, `engine` is the rest: choosing, mutating, keeping books.")]
+coverage, `engine` is the rest: choosing, mutating, keeping books. In batches the guest puts itself
+back and tells news apart, which is then part of `run`; single runs have no time of their own.")]
 pub(crate) struct Args {
     /// Images or snapshot files
     #[arg(required = true)]
@@ -46,6 +47,9 @@ pub(crate) struct Args {
     /// Reset engine; may be given again [default: all but copy-all]
     #[arg(long)]
     engine: Vec<Engine>,
+    /// Measure runs one by one only, not in batches as well
+    #[arg(long)]
+    no_batch: bool,
     /// Time for each image and engine
     #[arg(long = "for", default_value = "3s", value_parser = units::duration, value_name = "TIME")]
     duration: Duration,
@@ -60,18 +64,19 @@ struct Row {
     engine: String,
     execs: u64,
     execs_per_s: f64,
-    /// Reset and run together, of single executions.
-    p50_us: f64,
-    p90_us: f64,
+    /// Reset and run together, of single executions; none in batches.
+    p50_us: Option<f64>,
+    p90_us: Option<f64>,
     /// Means per execution.
     reset_us: f64,
     run_us: f64,
-    map_us: f64,
+    /// In batches it is part of the run.
+    map_us: Option<f64>,
     engine_us: f64,
     pages_per_run: f64,
     edges_total: usize,
     /// `p50_us` over the p50 of the bare round trip.
-    over_bare: f64,
+    over_bare: Option<f64>,
 }
 
 /// The floor, in microseconds.
@@ -101,12 +106,15 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     let mut rows = Vec::new();
     for image in &args.images {
         for &engine in &engines {
-            rows.push(measure(args, image, engine)?);
+            rows.push(measure(args, image, engine, false)?);
+            if engine == Engine::HotSet && !args.no_batch {
+                rows.push(measure(args, image, engine, true)?);
+            }
         }
     }
     let after = floor(&kvm)?;
     for row in &mut rows {
-        row.over_bare = row.p50_us / ((before.p50_us + after.p50_us) / 2.0);
+        row.over_bare = row.p50_us.map(|p50_us| p50_us / ((before.p50_us + after.p50_us) / 2.0));
     }
     let host = host();
     if json {
@@ -127,12 +135,12 @@ fn floor(kvm: &Kvm) -> Result<Floor, Failure> {
     Ok(Floor { p50_us: us(sample.percentile(50)), p90_us: us(sample.percentile(90)) })
 }
 
-fn measure(args: &Args, image: &Path, engine: Engine) -> Result<Row, Failure> {
+fn measure(args: &Args, image: &Path, engine: Engine, batches: bool) -> Result<Row, Failure> {
     let machine = machine::open(image, &args.machine).map_err(machine_failure)?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder").or_host()?;
     let output = Output::open(folder.path()).or_host()?;
     let edges_total = machine.snapshot.counter_count(Space::Application);
-    let plan = plan(image, &machine, engine, args.duration)?;
+    let plan = Plan { batches, ..plan(image, &machine, engine, args.duration)? };
     let mut campaign = Campaign::open(plan, &output).map_err(fuzz::campaign_failure)?;
     campaign.load().map_err(fuzz::campaign_failure)?;
     // Seeds and their first faults are not what is measured.
@@ -143,17 +151,19 @@ fn measure(args: &Args, image: &Path, engine: Engine) -> Result<Row, Failure> {
     campaign.run().map_err(fuzz::campaign_failure)?;
     let elapsed = start.elapsed();
     let map_us = us(campaign.time_map(MAP_ROUNDS).map_err(fuzz::campaign_failure)?) / f64::from(MAP_ROUNDS);
+    let map_us = Some(map_us).filter(|_| !batches);
     let tally = campaign.tally_mut();
     tally.samples.sort_unstable();
     let percentile = |percent: usize| {
         let last = tally.samples.len().saturating_sub(1);
-        tally.samples.get((last * percent).div_ceil(100)).map_or(0.0, |&ns| f64::from(ns) / 1e3)
+        let sample = tally.samples.get((last * percent).div_ceil(100)).filter(|_| !batches);
+        sample.map(|&ns| f64::from(ns) / 1e3)
     };
     let runs = tally.runs.max(1) as f64;
     let (reset_us, run_us) = (us(tally.resetting) / runs, us(tally.running) / runs);
     Ok(Row {
         image: image.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-        engine: engine.to_string(),
+        engine: if batches { "batches".to_owned() } else { engine.to_string() },
         execs: tally.runs,
         execs_per_s: runs / elapsed.as_secs_f64(),
         p50_us: percentile(50),
@@ -161,10 +171,10 @@ fn measure(args: &Args, image: &Path, engine: Engine) -> Result<Row, Failure> {
         reset_us,
         run_us,
         map_us,
-        engine_us: (us(elapsed) / runs - reset_us - run_us - map_us).max(0.0),
+        engine_us: (us(elapsed) / runs - reset_us - run_us - map_us.unwrap_or(0.0)).max(0.0),
         pages_per_run: tally.reset_pages as f64 / runs,
         edges_total,
-        over_bare: 0.0,
+        over_bare: None,
     })
 }
 
@@ -213,24 +223,26 @@ fn table(host: &Host, floors: [Floor; 2], rows: &[Row]) -> String {
     );
     let _ = writeln!(
         text,
-        "{:<22} {:<9} {:>8} {:>8} {:>8} {:>7} {:>8} {:>6} {:>7} {:>6} {:>7}",
+        "{:<22} {:<10} {:>8} {:>8} {:>8} {:>7} {:>8} {:>6} {:>7} {:>6} {:>7}",
         "image", "engine", "exec/s", "p50 us", "p90 us", "reset", "run", "map", "engine", "pages", "x bare"
     );
+    let or_dash =
+        |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
     for row in rows {
         let _ = writeln!(
             text,
-            "{:<22} {:<9} {:>8} {:>8.1} {:>8.1} {:>7.1} {:>8.1} {:>6.1} {:>7.1} {:>6.1} {:>7.2}",
+            "{:<22} {:<10} {:>8} {:>8} {:>8} {:>7.1} {:>8.1} {:>6} {:>7.1} {:>6.1} {:>7}",
             row.image,
             row.engine,
             show_count(row.execs_per_s as u64),
-            row.p50_us,
-            row.p90_us,
+            or_dash(row.p50_us, 1),
+            or_dash(row.p90_us, 1),
             row.reset_us,
             row.run_us,
-            row.map_us,
+            or_dash(row.map_us, 1),
             row.engine_us,
             row.pages_per_run,
-            row.over_bare
+            or_dash(row.over_bare, 2)
         );
     }
     text
