@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,15 +90,21 @@ fn now_ns() -> u64 {
 }
 
 thread_local! {
-    static THREAD_ID: u64 = {
-        // SAFETY: gettid has no precondition.
-        let tid = unsafe { libc::gettid() };
-        u64::try_from(tid).unwrap_or(0)
-    };
+    /// This thread's kernel id, or 0 when it has not been asked for yet.
+    static THREAD_ID: Cell<u64> = const { Cell::new(0) };
+    /// [`WATCHDOG`]'s lock, while this thread forks.
+    static HELD: Cell<Option<MutexGuard<'static, Option<Watchdog>>>> = const { Cell::new(None) };
 }
 
 fn thread_id() -> u64 {
-    THREAD_ID.with(|id| *id)
+    THREAD_ID.with(|id| {
+        if id.get() == 0 {
+            // SAFETY: gettid has no precondition.
+            let tid = unsafe { libc::gettid() };
+            id.set(u64::try_from(tid).unwrap_or(0));
+        }
+        id.get()
+    })
 }
 
 /// What the watchdog looks at. `pid` tells a forked child that its parent's thread is not its own.
@@ -108,6 +114,34 @@ struct Watchdog {
 }
 
 static WATCHDOG: Mutex<Option<Watchdog>> = Mutex::new(None);
+
+fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
+    WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A child must neither inherit the lock from a watchdog that it does not have, nor take its
+/// parent's thread for its own.
+extern "C" fn before_fork() {
+    HELD.with(|held| held.set(Some(watchdog())));
+}
+
+extern "C" fn after_fork() {
+    HELD.with(Cell::take);
+}
+
+extern "C" fn after_fork_in_child() {
+    THREAD_ID.with(|id| id.set(0));
+    after_fork();
+}
+
+fn survive_forks() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the handlers are functions, and touch nothing but this module's own lock and
+        // thread-locals. When there is no memory to note them, forks are as they would be without.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork_in_child)) };
+    });
+}
 
 /// The signal that ends `KVM_RUN`. Real-time, so that no application library is likely to use it.
 fn kick_signal() -> libc::c_int {
@@ -134,7 +168,8 @@ fn install_handler() -> io::Result<()> {
 }
 
 fn watch(slot: &Arc<Slot>) -> io::Result<()> {
-    let mut guard = WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner);
+    survive_forks();
+    let mut guard = watchdog();
     let pid = std::process::id();
     match guard.as_mut().filter(|dog| dog.pid == pid) {
         Some(dog) => dog.slots.push(Arc::downgrade(slot)),
@@ -155,7 +190,7 @@ fn patrol(pid: u32) {
         let now = now_ns();
         let mut wait = TICK_MAX;
         {
-            let mut guard = WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut guard = watchdog();
             let Some(dog) = guard.as_mut().filter(|dog| dog.pid == pid) else { return };
             dog.slots.retain(|slot| slot.strong_count() > 0);
             if dog.slots.is_empty() {
