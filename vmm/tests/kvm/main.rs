@@ -12,5 +12,7 @@ mod mutants;
 mod pool;
 mod programs;
 mod reset;
+mod snapshot;
 mod snippets;
+mod timeouts;
 mod tree;
