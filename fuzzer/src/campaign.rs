@@ -35,6 +35,7 @@ use libafl_bolts::tuples::{Merge as _, tuple_list};
 use thiserror::Error;
 use unifork_vmm::{Engine, Kvm, Replica, ReplicaError, Snapshot, Space};
 
+use crate::audit::Auditor;
 use crate::batch::Batcher;
 use crate::clock::Clock;
 use crate::executor::{Limits, Parts, ReplicaExecutor, Tally};
@@ -122,6 +123,8 @@ pub(crate) struct Plan {
     pub(crate) engine: Engine,
     /// Many inputs per entry of the guest; needs the hot set.
     pub(crate) batches: bool,
+    /// Every so many runs, one is made again in a new fork and compared.
+    pub(crate) audit: Option<u64>,
     pub(crate) deadline: Duration,
     pub(crate) seeds: Vec<Seed>,
     pub(crate) tokens: Option<Tokens>,
@@ -245,6 +248,9 @@ impl Campaign {
         } else {
             None
         };
+        let auditor = plan
+            .audit
+            .map(|every| Auditor::new(plan.kvm.clone(), plan.snapshot.clone(), plan.deadline, every));
         let triage = Triage::new(&plan.snapshot);
         let deadline = plan.deadline;
         let parts = Parts {
@@ -258,6 +264,7 @@ impl Campaign {
             deadline,
             input_max,
             batcher,
+            auditor,
         };
         Ok(Self {
             fuzzer,
@@ -366,6 +373,7 @@ impl Campaign {
         journal::settle(&mut self.state)?;
         self.save()?;
         let executor = &mut self.executor;
+        executor.take_figures();
         let now = Instant::now();
         let figures = executor.monitor.close(now, &self.state, &executor.tally, &executor.findings)?;
         Ok(Summary {
@@ -376,6 +384,11 @@ impl Campaign {
             findings: executor.findings.names().map(|name| executor.findings.folder(name)).collect(),
             unserved: executor.replica.unserved(),
         })
+    }
+
+    /// Adds a line to the campaign's log, `stats.jsonl`.
+    pub(crate) fn log(&mut self, line: &serde_json::Value) -> Result<(), CampaignError> {
+        Ok(self.executor.monitor.log(line)?)
     }
 
     /// What was counted so far.

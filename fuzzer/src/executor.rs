@@ -13,6 +13,7 @@ use libafl::state::HasExecutions;
 use libafl_bolts::tuples::RefIndexable;
 use unifork_vmm::{Outcome, Replica, Space};
 
+use crate::audit::Auditor;
 use crate::batch::Batcher;
 use crate::campaign::{CampaignError, State};
 use crate::findings::{Findings, Moment, Verdict};
@@ -49,6 +50,17 @@ pub(crate) struct Tally {
     pub(crate) kernel_seen: Vec<bool>,
     /// New findings of this session.
     pub(crate) new_findings: u64,
+    /// Pages that are always put back, and the share of resets that found no other page dirty.
+    pub(crate) hot_pages: usize,
+    pub(crate) hot_hit_rate: f64,
+    /// Runs in the next batch; batches, runs in them, and batches thrown away.
+    pub(crate) batch_size: usize,
+    pub(crate) batches: u64,
+    pub(crate) batched: u64,
+    pub(crate) spoiled: u64,
+    /// Runs made again in a new fork, and those that were not the same.
+    pub(crate) audits: u64,
+    pub(crate) audit_differences: u64,
 }
 
 impl Tally {
@@ -82,6 +94,8 @@ pub(crate) struct ReplicaExecutor {
     now: Instant,
     /// Batches, where the campaign has them.
     pub(crate) batcher: Option<Batcher>,
+    /// Audits, where they were asked for.
+    pub(crate) auditor: Option<Auditor>,
 }
 
 /// What an executor is made of.
@@ -97,6 +111,7 @@ pub(crate) struct Parts {
     pub(crate) deadline: Duration,
     pub(crate) input_max: usize,
     pub(crate) batcher: Option<Batcher>,
+    pub(crate) auditor: Option<Auditor>,
 }
 
 impl ReplicaExecutor {
@@ -113,6 +128,7 @@ impl ReplicaExecutor {
             deadline,
             input_max,
             batcher,
+            auditor,
         } = parts;
         Self {
             tally: Tally { kernel_seen: vec![false; kernel_counts(&observers).len()], ..Tally::default() },
@@ -128,6 +144,7 @@ impl ReplicaExecutor {
             dirty: false,
             now: Instant::now(),
             batcher,
+            auditor,
         }
     }
 
@@ -164,6 +181,9 @@ impl ReplicaExecutor {
         self.last.elapsed.set(self.now - start);
         self.tally.count(start - before, self.now - start);
         *state.executions_mut() += 1;
+        if let Some(auditor) = self.auditor.as_mut().filter(|auditor| auditor.due(self.tally.runs)) {
+            auditor.run(self.tally.runs, &self.replica, input, &outcome)?;
+        }
         let exit = match outcome {
             Outcome::Done { code } => {
                 self.last.rejected.set(code == -1);
@@ -184,6 +204,7 @@ impl ReplicaExecutor {
             }
         }
         if due {
+            self.take_figures();
             self.monitor.tick(self.now, state, &self.tally, &self.findings)?;
         }
         Ok(exit)
@@ -243,10 +264,32 @@ impl ReplicaExecutor {
         self.tally.resetting += start - before;
         self.tally.running += self.now - start;
         *state.executions_mut() += dealt.runs as u64;
+        if let Some(auditor) = self.auditor.as_mut().filter(|auditor| auditor.due(self.tally.runs)) {
+            let bytes = inputs.iter().map(BytesInput::mutator_bytes);
+            auditor.batch(self.tally.runs, &mut self.replica, bytes)?;
+        }
         if self.monitor.due(self.now) {
+            self.take_figures();
             self.monitor.tick(self.now, state, &self.tally, &self.findings)?;
         }
         Ok(dealt.inputs)
+    }
+
+    /// Brings what others count into the tally.
+    pub(crate) fn take_figures(&mut self) {
+        let hot = self.replica.hot_stats();
+        self.tally.hot_pages = hot.pages;
+        self.tally.hot_hit_rate = hot.hits as f64 / (hot.hits + hot.misses).max(1) as f64;
+        if let Some(batcher) = &self.batcher {
+            self.tally.batch_size = batcher.size();
+            self.tally.batches = batcher.batches;
+            self.tally.batched = batcher.batched;
+            self.tally.spoiled = batcher.spoiled;
+        }
+        if let Some(auditor) = &self.auditor {
+            self.tally.audits = auditor.audits;
+            self.tally.audit_differences = auditor.differences;
+        }
     }
 
     /// Names a bad end and hands it to the findings.

@@ -4,6 +4,7 @@
 //! file beside this one. Only `cmd/` uses `anyhow`, and `libafl::Error` stays in `executor.rs`,
 //! `campaign.rs` and their neighbours (observers, feedbacks, stages).
 
+mod audit;
 mod batch;
 mod campaign;
 mod cli;

@@ -49,6 +49,25 @@ pub(crate) struct Figures {
     /// The share of covered edges whose counts repeat, of one.
     pub(crate) stability: f64,
     pub(crate) reset_pages_per_run: f64,
+    /// Pages that are always put back, and the share of resets that found no other page dirty.
+    #[serde(default)]
+    pub(crate) hot_pages: usize,
+    #[serde(default)]
+    pub(crate) hot_hit_rate: f64,
+    /// Runs in the next batch; batches of this session, runs in them, and batches thrown away.
+    #[serde(default)]
+    pub(crate) batch_size: usize,
+    #[serde(default)]
+    pub(crate) batches: u64,
+    #[serde(default)]
+    pub(crate) batched: u64,
+    #[serde(default)]
+    pub(crate) spoiled: u64,
+    /// Runs made again in a new fork, and those that were not the same.
+    #[serde(default)]
+    pub(crate) audits: u64,
+    #[serde(default)]
+    pub(crate) audit_differences: u64,
 }
 
 impl Figures {
@@ -143,6 +162,11 @@ impl Monitor {
         })
     }
 
+    /// Stores a line that is not figures.
+    pub(crate) fn log(&mut self, line: &serde_json::Value) -> Result<(), OutputError> {
+        self.stats.write_all(format!("{line}\n").as_bytes()).map_err(OutputError::io("write", &self.path))
+    }
+
     /// Whether it is time for a line.
     #[inline]
     pub(crate) fn due(&self, now: Instant) -> bool {
@@ -231,6 +255,14 @@ impl Monitor {
             unrepeated: findings.unrepeated,
             stability: calibrate::stability(state, edges),
             reset_pages_per_run: tally.reset_pages as f64 / tally.runs.max(1) as f64,
+            hot_pages: tally.hot_pages,
+            hot_hit_rate: tally.hot_hit_rate,
+            batch_size: tally.batch_size,
+            batches: tally.batches,
+            batched: tally.batched,
+            spoiled: tally.spoiled,
+            audits: tally.audits,
+            audit_differences: tally.audit_differences,
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod addr;
 pub mod bench;
 pub mod boot;
 pub mod caps;
+pub mod choose;
 mod direct;
 pub mod elf;
 pub mod introspect;
@@ -41,6 +42,7 @@ mod windows;
 
 pub use boot::{Boot, BootEnd, BootError, MachineConfig, boot};
 pub use caps::{HostCaps, Kvm, KvmError};
+pub use choose::{EngineFigure, compare_engines, compare_engines_here};
 pub use elf::{GuestImage, ImageError};
 pub use outcome::{Cause, Crash, CrashKind, Outcome};
 pub use pool::{Origin, Pool, SpawnTimes};

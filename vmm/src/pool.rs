@@ -29,10 +29,12 @@ pub enum Origin {
 /// How long each part of making a fork took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpawnTimes {
-    /// Mapping memory.
-    pub memory: Duration,
-    /// `KVM_CREATE_VM`, the vCPU and the memory slots.
+    /// `KVM_CREATE_VM` and the capabilities that a VM must be told it has.
     pub vm: Duration,
+    /// `KVM_CREATE_VCPU` and the CPU model.
+    pub vcpu: Duration,
+    /// Mapping memory, and the memory slots.
+    pub memory: Duration,
     /// Loading the vCPU's state.
     pub state: Duration,
 }

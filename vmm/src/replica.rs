@@ -114,7 +114,7 @@ impl Replica {
         let memory =
             timed(&mut times.memory, || GuestMemory::for_fork(snapshot.memory(), info.windows.bytes))?;
         let layout = Arc::clone(&info.layout);
-        let mut vm = timed(&mut times.vm, || Vm::create(kvm, memory, layout, engine.tracking()))?;
+        let mut vm = Vm::create_timed(kvm, memory, layout, engine.tracking(), &mut times)?;
         timed(&mut times.state, || vm.vcpu.restore(snapshot.vcpu()))?;
         let xsave = vm.vcpu.xsave_from(snapshot.vcpu())?;
         let replica = Self {
@@ -305,6 +305,16 @@ impl Replica {
         self.vm.run_armed();
         self.phase = Phase::Ran;
         Ok(())
+    }
+
+    /// Runs one instruction of a fork that has its input and stops behind it, for [`crate::bench`]: the
+    /// time that it takes to get a guest going. False when that was not what happened.
+    pub(crate) fn first_instruction(&mut self, deadline: Duration) -> Result<bool, ReplicaError> {
+        const TRAP_FLAG: u64 = 1 << 8;
+        self.vm.vcpu.regs_mut().rflags |= TRAP_FLAG;
+        self.vm.vcpu.store()?;
+        let event = self.enter(deadline);
+        Ok(matches!(event, Event::Exception { vector: VECTOR_DEBUG, .. }))
     }
 
     /// Puts the windows back as well, to what a new fork has: for runs that must be exact whatever

@@ -2,6 +2,7 @@
 
 pub(crate) mod dirty;
 pub(crate) mod kick;
+pub(crate) mod limits;
 pub(crate) mod memfd;
 pub(crate) mod ring;
 pub(crate) mod slots;

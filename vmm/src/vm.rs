@@ -21,6 +21,7 @@ use crate::layout::Layout;
 use crate::machine;
 use crate::memory::GuestMemory;
 use crate::outcome::{Cause, Crash, CrashKind, Outcome};
+use crate::pool::{SpawnTimes, timed};
 use crate::sys::ring::{self, DirtyRing};
 use crate::sys::slots;
 use crate::vcpu::{CoreState, Exit, Vcpu, VcpuError};
@@ -85,6 +86,33 @@ impl Vm {
         layout: Arc<Layout>,
         tracking: Tracking,
     ) -> Result<Self, VcpuError> {
+        Self::create_timed(kvm, memory, layout, tracking, &mut SpawnTimes::default())
+    }
+
+    /// [`Self::create`], and adds how long each part of it took to `times`.
+    pub(crate) fn create_timed(
+        kvm: &Kvm,
+        memory: GuestMemory,
+        layout: Arc<Layout>,
+        tracking: Tracking,
+        times: &mut SpawnTimes,
+    ) -> Result<Self, VcpuError> {
+        let error = |ioctl: &'static str| move |source: io::Error| VcpuError { ioctl, source };
+        let (fd, manual) = timed(&mut times.vm, || Self::create_fd(kvm, tracking))?;
+        timed(&mut times.memory, || Self::set_slots(&fd, &memory, tracking))?;
+        let vcpu = timed(&mut times.vcpu, || Vcpu::create(&fd, kvm.caps().cpu_model))?;
+        let trap_stack = layout.translate(machine::TRAP_STACK_VA).unwrap_or_default();
+        let ring = match tracking {
+            Tracking::Ring => Some(vcpu.map_ring().map_err(error("mmap"))?),
+            _ => None,
+        };
+        let words = if ring.is_some() { memory.len().div_ceil(PAGE_BYTES * 64) } else { 0 };
+        let ring_pages = vec![0; usize::try_from(words).unwrap_or(0)];
+        Ok(Self { vcpu, fd, memory, layout, ring, ring_pages, trap_stack, manual })
+    }
+
+    /// The VM itself, and whether its dirty log is cleared by hand.
+    fn create_fd(kvm: &Kvm, tracking: Tracking) -> Result<(VmFd, bool), VcpuError> {
         let error = |ioctl: &'static str| move |source: io::Error| VcpuError { ioctl, source };
         let fd = kvm.fd.create_vm().map_err(|e| error("KVM_CREATE_VM")(e.into()))?;
         let manual = tracking == Tracking::Log && kvm.caps().manual_dirty_log;
@@ -96,25 +124,23 @@ impl Vm {
         if tracking == Tracking::Ring {
             ring::enable(&fd).map_err(error("KVM_ENABLE_CAP"))?;
         }
+        Ok((fd, manual))
+    }
+
+    /// Shows KVM the guest's memory.
+    fn set_slots(fd: &VmFd, memory: &GuestMemory, tracking: Tracking) -> Result<(), VcpuError> {
         let flags = if tracking == Tracking::Off { 0 } else { KVM_MEM_LOG_DIRTY_PAGES };
-        let set = error("KVM_SET_USER_MEMORY_REGION");
-        // SAFETY: `memory` is a field of the result, dropped after the VM and its vCPU.
-        unsafe { slots::set(&fd, RAM_SLOT, &memory.ram, flags) }.map_err(set)?;
+        let set = |source: io::Error| VcpuError { ioctl: "KVM_SET_USER_MEMORY_REGION", source };
+        // SAFETY: `create_timed`, the only caller, makes `memory` a field of the result, dropped after the
+        // VM and its vCPU; until then it drops `fd` before `memory`, which is its argument.
+        unsafe { slots::set(fd, RAM_SLOT, &memory.ram, flags) }.map_err(set)?;
         // SAFETY: as above.
-        unsafe { slots::set(&fd, WINDOWS_SLOT, &memory.windows, 0) }.map_err(set)?;
+        unsafe { slots::set(fd, WINDOWS_SLOT, &memory.windows, 0) }.map_err(set)?;
         if let Some(golden) = &memory.golden {
             // SAFETY: as above.
-            unsafe { slots::set(&fd, GOLDEN_SLOT, golden, KVM_MEM_READONLY) }.map_err(set)?;
+            unsafe { slots::set(fd, GOLDEN_SLOT, golden, KVM_MEM_READONLY) }.map_err(set)?;
         }
-        let vcpu = Vcpu::create(&fd, kvm.caps().cpu_model)?;
-        let trap_stack = layout.translate(machine::TRAP_STACK_VA).unwrap_or_default();
-        let ring = match tracking {
-            Tracking::Ring => Some(vcpu.map_ring().map_err(error("mmap"))?),
-            _ => None,
-        };
-        let words = if ring.is_some() { memory.len().div_ceil(PAGE_BYTES * 64) } else { 0 };
-        let ring_pages = vec![0; usize::try_from(words).unwrap_or(0)];
-        Ok(Self { vcpu, fd, memory, layout, ring, ring_pages, trap_stack, manual })
+        Ok(())
     }
 
     /// The memory under this VM is another snapshot's now.

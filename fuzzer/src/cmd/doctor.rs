@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
-use unifork_vmm::{HostCaps, Kvm};
+use unifork_vmm::{Engine, HostCaps, Kvm};
 
 use crate::cmd::{Blame, Failure, Status, say};
 
@@ -34,6 +34,7 @@ pub(crate) fn run(_: &Args, json: bool) -> Result<Status, Failure> {
     host(&mut diagnosis);
     if let Ok(kvm) = &opened {
         capabilities(&mut diagnosis, kvm.caps());
+        measure(&mut diagnosis, kvm);
     }
     tool_chain(&mut diagnosis, Path::new("/"));
     let usable = opened.is_ok();
@@ -77,11 +78,39 @@ fn host(diagnosis: &mut Diagnosis) {
             "the CPU has it, but no kvm_intel or kvm_amd module is loaded".to_owned()
         }
         [] => "no module of KVM's is loaded".to_owned(),
-        ["kvm_pvm", ..] => "kvm_pvm: software, with shadow paging; an exit costs about 100 us".to_owned(),
+        ["kvm_pvm", ..] => "kvm_pvm: software, with shadow paging".to_owned(),
         [name, ..] if has("hypervisor") => format!("{name}: hardware, nested in another virtual machine"),
         [name, ..] => format!("{name}: hardware"),
     };
     diagnosis.facts.push(("KVM", flavour));
+}
+
+/// What an exit and each reset engine take here, and which is used.
+fn measure(diagnosis: &mut Diagnosis, kvm: &Kvm) {
+    const EXITS: usize = 2000;
+    if let Ok(sample) = unifork_vmm::bench::round_trip(kvm, EXITS) {
+        let us = |percent| sample.percentile(percent).as_nanos() as f64 / 1e3;
+        let text = format!("{:.1} us for a KVM_RUN round trip (median; 9 of 10 within {:.1})", us(50), us(90));
+        diagnosis.facts.push(("exit", text));
+    }
+    match unifork_vmm::compare_engines_here(kvm) {
+        Ok(figures) => {
+            let list: Vec<String> = figures
+                .iter()
+                .map(|figure| format!("{} {:.0} us", figure.engine, figure.run_ns as f64 / 1e3))
+                .collect();
+            let pages = unifork_vmm::choose::DOCTOR_PAGES;
+            diagnosis.facts.push(("engines", format!("{} a run that dirties {pages} pages", list.join(", "))));
+            let hot = figures.iter().any(|figure| figure.engine == Engine::HotSet);
+            let used = if hot {
+                "hot-set: the only one that runs many inputs per entry of the guest".to_owned()
+            } else {
+                format!("{}: the fastest; there are no batches here", figures[0].engine)
+            };
+            diagnosis.facts.push(("used", format!("{used} (fuzz --engine names another)")));
+        }
+        Err(error) => diagnosis.missing.push(format!("a guest that could be measured: {error}")),
+    }
 }
 
 fn capabilities(diagnosis: &mut Diagnosis, caps: &HostCaps) {
@@ -90,7 +119,6 @@ fn capabilities(diagnosis: &mut Diagnosis, caps: &HostCaps) {
         "KVM API",
         format!("version {}, {} bytes of XSAVE state", caps.api_version, caps.xsave_bytes),
     ));
-    facts.push(("engine", format!("{}, unless --engine names another", super::default_engine())));
     let missing = &mut diagnosis.missing;
     if !caps.sync_regs {
         missing

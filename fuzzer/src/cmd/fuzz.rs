@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use unifork_vmm::{Engine, Space};
+use unifork_vmm::{Engine, EngineFigure, ReplicaError, Space};
 
 use crate::campaign::{self, Campaign, CampaignError, Plan, SeedReport, Summary};
 use crate::cmd::{Blame, Failure, Status, say};
@@ -59,12 +59,17 @@ pub(crate) struct Args {
     /// Time one input may take
     #[arg(long, default_value = "1s", value_parser = units::duration, value_name = "TIME")]
     pub(crate) deadline: Duration,
-    /// How forks are put back: copy-all, dirty-log, ...
-    #[arg(long, default_value_t = super::default_engine())]
-    pub(crate) engine: Engine,
+    /// How forks are put back: copy-all, dirty-log, dirty-ring or hot-set. Unless given, the fastest
+    /// is found by measuring; with --seed it is hot-set
+    #[arg(long)]
+    pub(crate) engine: Option<Engine>,
     /// Run inputs one by one, not many per entry of the guest
     #[arg(long)]
     pub(crate) no_batch: bool,
+    /// Make every Nth run again in a new fork and compare; a difference is a defect of ours or of the
+    /// host, and the exit code is 3
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) audit: Option<u64>,
     /// Let new coverage in the libOS count as new, too
     #[arg(long)]
     pub(crate) kernel_coverage: bool,
@@ -97,8 +102,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
             .help("build it with `unifork build`, or see what it does with `unifork run`"));
     }
     let output = Output::open(&root).map_err(output_failure)?;
+    let (engine, figures) = choose_engine(args, &machine, &seeds).map_err(Failure::host)?;
     if !json {
-        say(&opening(args, &machine, &output, &seeds, tokens.as_ref().map_or(0, |tokens| tokens.len())));
+        say(&opening(args, &machine, engine, &figures, &output, &seeds, tokens.as_ref().map_or(0, |tokens| tokens.len())));
     }
     for path in &seeds.too_long {
         eprintln!("unifork: warning: {} is longer than --input-max and left out", path.display());
@@ -106,8 +112,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     let plan = Plan {
         kvm: machine.kvm.clone(),
         snapshot: machine.snapshot.clone(),
-        machine: machine.describe(&args.image, args.deadline, args.engine),
-        engine: args.engine,
+        machine: machine.describe(&args.image, args.deadline, engine),
+        engine,
+        audit: args.audit,
         batches: !args.no_batch,
         deadline: args.deadline,
         seeds: seeds.usable,
@@ -121,6 +128,11 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     };
     signals::catch();
     let mut campaign = Campaign::open(plan, &output).map_err(campaign_failure)?;
+    let choice = serde_json::json!({ "engine": engine, "measured": figures });
+    if json {
+        say(&format!("{choice}\n"));
+    }
+    campaign.log(&choice).map_err(campaign_failure)?;
     for note in campaign.notes.drain(..) {
         eprintln!("unifork: {note}");
     }
@@ -135,6 +147,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         say(&closing(&summary, machine.boot.as_ref()));
     }
     let nothing_found = args.until.is_some() && summary.new_findings == 0 && !campaign::interrupted();
+    if summary.figures.audit_differences > 0 {
+        let error = anyhow::anyhow!("{} audited runs were not what they are in a new fork", summary.figures.audit_differences);
+        return Err(Failure::host(error).help("run `unifork doctor`, and report this: resets are not exact here"));
+    }
     Ok(if nothing_found { Status::Negative } else { Status::Done })
 }
 
@@ -162,7 +178,42 @@ fn leave_out_long(seeds: &mut Seeds, input_max: u64) {
     seeds.too_long.extend(long.into_iter().map(|seed| seed.path));
 }
 
-fn opening(args: &Args, machine: &Machine, output: &Output, seeds: &Seeds, tokens: usize) -> String {
+/// Time that each engine is measured for.
+const CHOICE_BUDGET: Duration = Duration::from_millis(20);
+/// Seeds that are run for it.
+const CHOICE_SEEDS: usize = 16;
+
+/// The engine asked for, or the fastest, with what was measured.
+fn choose_engine(
+    args: &Args,
+    machine: &Machine,
+    seeds: &Seeds,
+) -> Result<(Engine, Vec<EngineFigure>), ReplicaError> {
+    if let Some(engine) = args.engine {
+        return Ok((engine, Vec::new()));
+    }
+    if args.seed.is_some() {
+        return Ok((super::default_engine(), Vec::new()));
+    }
+    let inputs: Vec<&[u8]> = seeds.usable.iter().take(CHOICE_SEEDS).map(|seed| seed.bytes.as_slice()).collect();
+    let deadline = args.deadline.min(CHOICE_BUDGET);
+    let figures =
+        unifork_vmm::compare_engines(&machine.kvm, &machine.snapshot, &inputs, deadline, CHOICE_BUDGET)?;
+    // Batches are worth more than any difference between engines.
+    let hot = figures.iter().any(|figure| figure.engine == Engine::HotSet) && !args.no_batch;
+    let fastest = figures.first().map_or_else(super::default_engine, |figure| figure.engine);
+    Ok((if hot { Engine::HotSet } else { fastest }, figures))
+}
+
+fn opening(
+    args: &Args,
+    machine: &Machine,
+    engine: Engine,
+    figures: &[EngineFigure],
+    output: &Output,
+    seeds: &Seeds,
+    tokens: usize,
+) -> String {
     let snapshot = &machine.snapshot;
     let mut text = format!("fuzzing {}", args.image.display());
     if let Some(boot) = &machine.boot {
@@ -174,8 +225,16 @@ fn opening(args: &Args, machine: &Machine, output: &Output, seeds: &Seeds, token
         show_size(snapshot.memory_bytes()),
         show_size(snapshot.input_max()),
         show_deadline(args.deadline),
-        args.engine,
+        engine,
     );
+    if !figures.is_empty() {
+        let measured: Vec<String> = figures
+            .iter()
+            .map(|figure| format!("{} {:.0} us", figure.engine, figure.run_ns as f64 / 1e3))
+            .collect();
+        let batches = if engine == Engine::HotSet && !args.no_batch { "; only hot-set runs batches" } else { "" };
+        let _ = writeln!(text, "  measured, a run one by one: {}{batches}", measured.join(", "));
+    }
     let edges = show_count(snapshot.counter_count(Space::Application) as u64);
     let _ = writeln!(text, "  {edges} edges, {}, {}", plural(seeds.usable.len(), "seed"), plural(tokens, "token"));
     let _ = writeln!(text, "  campaign in {}", output.root().display());
@@ -229,7 +288,29 @@ fn closing(summary: &Summary, boot: Option<&BootFacts>) -> String {
         show_count(figures.kernel_edges_total as u64),
         100.0 * figures.stability
     );
-    let _ = writeln!(text, "pages put back per run: {:.1}", figures.reset_pages_per_run);
+    let _ = writeln!(
+        text,
+        "pages put back by the host per run: {:.1}, hot set {}, hit rate {:.1} %",
+        figures.reset_pages_per_run,
+        plural(figures.hot_pages, "page"),
+        100.0 * figures.hot_hit_rate
+    );
+    if figures.batches > 0 {
+        let _ = writeln!(
+            text,
+            "batches: {} of {:.0} runs on average, {} thrown away",
+            show_count(figures.batches),
+            figures.batched as f64 / figures.batches as f64,
+            show_count(figures.spoiled)
+        );
+    }
+    if figures.audits > 0 {
+        let verdict = match figures.audit_differences {
+            0 => "all the same".to_owned(),
+            count => format!("{} DIFFER: do not trust this campaign", show_count(count)),
+        };
+        let _ = writeln!(text, "audits: {} runs made again in a new fork, {verdict}", show_count(figures.audits));
+    }
     let unserved = unserved(summary, boot);
     if !unserved.is_empty() {
         let _ = writeln!(

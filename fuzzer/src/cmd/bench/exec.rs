@@ -187,6 +187,7 @@ fn plan(image: &Path, machine: &Machine, engine: Engine, duration: Duration) -> 
         kvm: machine.kvm.clone(),
         snapshot: machine.snapshot.clone(),
         machine: machine.describe(image, DEADLINE, engine),
+        audit: None,
         batches: false,
         engine,
         deadline: DEADLINE,
