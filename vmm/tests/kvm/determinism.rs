@@ -72,7 +72,7 @@ fn code() -> &'static [u8] {
 fn one_input_a_hundred_times_gives_one_outcome_one_coverage_and_one_memory() {
     let snapshot = frozen_image(&counting_then(code(), 256), &small());
     let kvm = kvm();
-    let input: Vec<u8> = (0..1500u32).map(|i| (i * i >> 3) as u8).collect();
+    let input: Vec<u8> = (0..1500u32).map(|i| ((i * i) >> 3) as u8).collect();
     let mut first = None;
     for engine in Engine::ALL {
         let mut fork = Replica::spawn(&kvm, &snapshot, engine).unwrap();

@@ -96,8 +96,10 @@ fn a_deadline_near_the_length_of_a_run_gives_one_outcome_or_the_other_and_no_aft
 #[test]
 fn signals_that_mean_nothing_change_nothing() {
     let mut fork = fork(interpreter::code(), Engine::HotSet);
-    // SAFETY: these calls have no preconditions.
-    let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+    // SAFETY: the call has no precondition.
+    let process = unsafe { libc::getpid() };
+    // SAFETY: the call has no precondition.
+    let thread = unsafe { libc::gettid() };
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
