@@ -145,7 +145,7 @@ fn noise(rng: &mut StdRng) -> Vec<u8> {
     // Noise alone is mostly #GP and #PF at once: half of it is made of what leads somewhere.
     for chunk in bytes.chunks_exact_mut(8) {
         if rng.random_ratio(1, 2) {
-            let start: &[u8] = pick(
+            let start = pick::<&[u8]>(
                 rng,
                 &[
                     &[0x0f, 0x01][..], // vmcall, xgetbv, swapgs, lgdt, ...
