@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
@@ -117,6 +118,11 @@ impl MemoryImage {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
+    }
+
+    /// The parts of it that are not holes in its file; holes read as zero.
+    pub(crate) fn data_ranges(&self) -> Vec<Range<u64>> {
+        memfd::data_ranges(&self.file, self.offset, self.len())
     }
 
     fn region(&self, prot: i32, flags: i32, at: Gpa) -> Result<GuestRegionMmap<()>, MemoryError> {

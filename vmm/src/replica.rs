@@ -196,17 +196,21 @@ impl Replica {
     /// does is an [`Outcome`].
     pub fn run(&mut self, input: &[u8], deadline: Duration) -> Result<Outcome, ReplicaError> {
         self.prepare(input)?;
-        let event = self.enter(deadline);
-        Ok(self.judge(event))
+        Ok(self.run_prepared(deadline))
     }
 
-    /// Puts the replica back if need be and gives it its input: all of [`Self::run`] that is not
-    /// the guest's time.
+    /// The second half of [`Self::run`]: enters the guest with the input that [`Self::prepare`] gave it.
+    pub fn run_prepared(&mut self, deadline: Duration) -> Outcome {
+        let event = self.enter(deadline);
+        self.judge(event)
+    }
+
+    /// The first half of [`Self::run`]: puts the replica back if need be and gives it its input.
     ///
     /// # Errors
     ///
     /// As [`Self::run`].
-    pub(crate) fn prepare(&mut self, input: &[u8]) -> Result<(), ReplicaError> {
+    pub fn prepare(&mut self, input: &[u8]) -> Result<(), ReplicaError> {
         let max = self.snapshot.input_max();
         if input.len() as u64 > max {
             return Err(ReplicaError::InputTooLong { bytes: input.len(), max });
