@@ -92,7 +92,8 @@ impl Batcher {
         if self.fixed || runs < 2 {
             return;
         }
-        let one = time.saturating_sub(self.exit).max(Duration::from_nanos(1)) / u32::try_from(runs).unwrap_or(1);
+        let one =
+            time.saturating_sub(self.exit).max(Duration::from_nanos(1)) / u32::try_from(runs).unwrap_or(1);
         let wanted = (self.exit * EXIT_SHARE).as_nanos() / one.as_nanos().max(1);
         let wanted = usize::try_from(wanted).unwrap_or(RUNS_MAX).clamp(2, RUNS_MAX);
         // Half way, so that one odd batch does not matter.

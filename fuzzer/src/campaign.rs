@@ -14,7 +14,6 @@
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libafl::corpus::{Corpus as _, InMemoryCorpus};
@@ -24,7 +23,7 @@ use libafl::feedbacks::Feedback as _;
 use libafl::fuzzer::{Evaluator as _, ExecuteInputResult, Fuzzer as _, NopInputFilter, StdFuzzer};
 use libafl::inputs::{BytesInput, BytesInputConverter};
 use libafl::mutators::{
-    HavocScheduledMutator, SingleChoiceScheduledMutator, Tokens, havoc_mutations, tokens_mutations,
+    HavocScheduledMutator, SingleChoiceScheduledMutator, havoc_mutations, tokens_mutations,
 };
 use libafl::observers::ObserversTuple as _;
 use libafl::stages::{StagesTuple, StdMutationalStage, StdPowerMutationalStage};
@@ -32,19 +31,18 @@ use libafl::state::{HasCorpus, HasExecutions, HasMaxSize, StdState};
 use libafl::{HasFeedback as _, HasMetadata};
 use libafl_bolts::rands::StdRand;
 use libafl_bolts::tuples::{Merge as _, tuple_list};
-use thiserror::Error;
-use unifork_vmm::{Engine, Kvm, Replica, ReplicaError, Snapshot, Space};
+use unifork_vmm::{Engine, Replica, Space};
 
 use crate::audit::Auditor;
 use crate::batch::Batcher;
 use crate::clock::Clock;
 use crate::executor::{Limits, Parts, ReplicaExecutor, Tally};
 use crate::feedback::{Admission, CorpusFeedback, FoundFeedback};
-use crate::findings::{Findings, Machine};
+use crate::findings::Findings;
 use crate::journal::{self, Key};
-use crate::monitor::{self, Figures, Monitor, Show};
+use crate::monitor::{self, Monitor};
 use crate::observer::{self, LastRun, SharedRun};
-use crate::output::{Output, OutputError};
+use crate::output::Output;
 use crate::queue::{Queue, Stored};
 use crate::scheduler::CoverScheduler;
 use crate::seeds::Seed;
@@ -53,6 +51,9 @@ use crate::stage::batch::{BatchMutationalStage, Iterations};
 use crate::stage::calibrate::Calibrate;
 use crate::triage::{Probe, Triage};
 use crate::units::{plural, show_count};
+
+mod plan;
+pub(crate) use plan::{CampaignError, Plan, SeedReport, Summary};
 
 /// Inputs in memory; the queue on disk is written by [`CorpusFeedback`].
 pub(crate) type Corpus = InMemoryCorpus<BytesInput>;
@@ -75,90 +76,6 @@ const HAVOC_STACK_POW: usize = 4;
 
 /// Exits measured before the first batch, to size it.
 const EXIT_SAMPLES: usize = 200;
-
-/// What ends a campaign before its time.
-#[derive(Debug, Error)]
-pub(crate) enum CampaignError {
-    /// The host could not run the replica.
-    #[error("cannot run the machine")]
-    Replica(#[from] ReplicaError),
-    /// The campaign's folder could not be written or read.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    /// LibAFL refused something: a defect of ours.
-    #[error("the fuzzing engine failed: {0}")]
-    Engine(String),
-    /// No seed ends well, so there is nothing to mutate.
-    #[error(
-        "of {}, none ends well: {crashed} crash, {hung} time out, {refused} are refused by the harness",
-        plural(*seeds, "seed")
-    )]
-    NoGoodSeed {
-        /// How many there are.
-        seeds: usize,
-        /// How many crash,
-        crashed: usize,
-        /// time out,
-        hung: usize,
-        /// or make the harness return -1.
-        refused: usize,
-    },
-    /// Seeds end well but cover nothing.
-    #[error("no seed reaches instrumented code, so nothing would guide the fuzzer")]
-    NoCoverage,
-}
-
-impl From<libafl::Error> for CampaignError {
-    fn from(error: libafl::Error) -> Self {
-        Self::Engine(error.to_string())
-    }
-}
-
-/// What to fuzz, from what, and for how long.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) kvm: Arc<Kvm>,
-    pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) machine: Machine,
-    pub(crate) engine: Engine,
-    /// Many inputs per entry of the guest; needs the hot set.
-    pub(crate) batches: bool,
-    /// Every so many runs, one is made again in a new fork and compared.
-    pub(crate) audit: Option<u64>,
-    pub(crate) deadline: Duration,
-    pub(crate) seeds: Vec<Seed>,
-    pub(crate) tokens: Option<Tokens>,
-    pub(crate) kernel_coverage: bool,
-    /// Given: the campaign is the same each time.
-    pub(crate) seed: Option<u64>,
-    pub(crate) execs: Option<u64>,
-    pub(crate) duration: Option<Duration>,
-    pub(crate) until_finding: bool,
-    pub(crate) show: Show,
-}
-
-/// How the seeds ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SeedReport {
-    /// Those that crash, those that time out, and those that the harness refuses (-1).
-    pub(crate) crashed: Vec<PathBuf>,
-    pub(crate) hung: Vec<PathBuf>,
-    pub(crate) refused: Vec<PathBuf>,
-}
-
-/// How a campaign ended.
-#[derive(Debug)]
-pub(crate) struct Summary {
-    pub(crate) figures: Figures,
-    /// Executions and time of this session.
-    pub(crate) runs: u64,
-    pub(crate) session: Duration,
-    pub(crate) new_findings: u64,
-    /// Folders of all findings.
-    pub(crate) findings: Vec<PathBuf>,
-    /// System calls the libOS does not serve, and how often they were made.
-    pub(crate) unserved: Vec<(u64, u32)>,
-}
 
 /// One core's campaign.
 pub(crate) struct Campaign {

@@ -113,7 +113,12 @@ fn every_run_of_a_batch_is_what_it_is_by_itself() {
         for (n, (input, result)) in inputs.iter().zip(&results).enumerate() {
             let expected = by_itself(&mut alone, input);
             if let Some(result) = result {
-                assert!(*result == expected, "{name}, input {n}: {:?} {:?}", result.outcome, expected.outcome);
+                assert!(
+                    *result == expected,
+                    "{name}, input {n}: {:?} {:?}",
+                    result.outcome,
+                    expected.outcome
+                );
             }
         }
         assert_eq!(batched.differing_pages(), Vec::<u64>::new(), "{name}");
@@ -233,7 +238,8 @@ fn x87_sse_and_avx_state_and_flags_are_put_back_before_every_run() {
     }
     let (kvm, snapshot) = frozen(&image_of("fpu.c"));
     let mut rng = StdRng::seed_from_u64(7);
-    let noise: Vec<Vec<u8>> = (0..400).map(|_| (0..40).map(|_| rng.random_range(b'f'..=255)).collect()).collect();
+    let noise: Vec<Vec<u8>> =
+        (0..400).map(|_| (0..40).map(|_| rng.random_range(b'f'..=255)).collect()).collect();
     for engine in Engine::ALL {
         let mut replica = Replica::spawn(&kvm, &snapshot, engine).unwrap();
         let entered = replica.run(b"", DEADLINE).unwrap();

@@ -16,11 +16,20 @@ fn main() {
     build.arg("--manifest-path").arg(guest.join("kernel/Cargo.toml"));
     build.arg("--target-dir").arg(&target);
     // What cargo set for this crate's own build must not leak into the kernel's.
-    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR", "RUSTC_WORKSPACE_WRAPPER"] {
+    for name in [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_BUILD_TARGET",
+        "CARGO_TARGET_DIR",
+        "RUSTC_WORKSPACE_WRAPPER",
+    ] {
         build.env_remove(name);
     }
     build.env("RUSTC_WRAPPER", guest.join("kernel/sancov-rustc"));
-    build.env("CARGO_ENCODED_RUSTFLAGS", "-Crelocation-model=static\u{1f}-Ctarget-feature=+crt-static\u{1f}-Cforce-frame-pointers=yes");
+    build.env(
+        "CARGO_ENCODED_RUSTFLAGS",
+        "-Crelocation-model=static\u{1f}-Ctarget-feature=+crt-static\u{1f}-Cforce-frame-pointers=yes",
+    );
     let status = build.status().expect("cargo starts");
     assert!(status.success(), "the libOS kernel does not build; its errors are above");
     let kernel = target.join("release/unifork-kernel");

@@ -127,7 +127,11 @@ pub struct Steps {
 /// # Errors
 ///
 /// [`ReplicaError`] in words, or that the guest did not stop there.
-pub fn first_instruction(replica: &mut Replica, input: &[u8], deadline: Duration) -> Result<Steps, Unmeasured> {
+pub fn first_instruction(
+    replica: &mut Replica,
+    input: &[u8],
+    deadline: Duration,
+) -> Result<Steps, Unmeasured> {
     let start = Instant::now();
     replica.prepare(input)?;
     let given = Instant::now();
@@ -141,7 +145,11 @@ pub fn first_instruction(replica: &mut Replica, input: &[u8], deadline: Duration
 /// # Errors
 ///
 /// As [`Replica::run`].
-pub fn run(replica: &mut Replica, input: &[u8], deadline: Duration) -> Result<(Outcome, Steps), ReplicaError> {
+pub fn run(
+    replica: &mut Replica,
+    input: &[u8],
+    deadline: Duration,
+) -> Result<(Outcome, Steps), ReplicaError> {
     let start = Instant::now();
     replica.prepare(input)?;
     let given = Instant::now();

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unifork_abi::{
-    self as abi, ABI_VERSION, AT_UNIFORK, BootInfo, DIRECT_VA, Hypercall, KERNEL_END_VA, KERNEL_MAGIC, KERNEL_VA, KernelHeader,
+    self as abi, ABI_VERSION, AT_UNIFORK, BootInfo, DIRECT_VA, Hypercall, KERNEL_END_VA, KERNEL_MAGIC,
+    KERNEL_VA, KernelHeader,
 };
 
 use crate::addr::{Gpa, PAGE_BYTES, to_page_end};
@@ -154,7 +155,8 @@ pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig
     if config.args.is_empty() {
         config.args = vec![image.name().to_owned()];
     }
-    let direct = if config.direct_calls { DirectCalls::find(image, header.direct) } else { DirectCalls::default() };
+    let direct =
+        if config.direct_calls { DirectCalls::find(image, header.direct) } else { DirectCalls::default() };
     let plan = Plan::new(sizes(&config), Some(&kernel), Some(image), direct.code().len() as u64)?;
     let (mut memory, file) = GuestMemory::for_boot(config.memory_bytes, plan.windows.bytes)?;
     write_tables(&mut memory, &plan)?;
@@ -175,7 +177,8 @@ pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig
         resume: header.resume,
         config,
     };
-    let start = Start { rip: header.entry, rsp: abi::KERNEL_STACK_TOP_VA, syscall_entry: header.syscall_entry };
+    let start =
+        Start { rip: header.entry, rsp: abi::KERNEL_STACK_TOP_VA, syscall_entry: header.syscall_entry };
     let images = [kernel.bytes(), image.bytes()].map(Arc::clone);
     run_and_freeze(kvm, memory, file, &plan, start, info, images, started)
 }
@@ -218,7 +221,10 @@ struct Start {
     syscall_entry: u64,
 }
 
-#[expect(clippy::too_many_arguments, reason = "the two boots' common end; each argument is another part of the machine")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the two boots' common end; each argument is another part of the machine"
+)]
 fn run_and_freeze(
     kvm: &Kvm,
     mut memory: GuestMemory,
@@ -278,7 +284,11 @@ fn take_console(vm: &mut Vm, info: &MachineInfo, console: &mut Vec<u8>) {
 
 fn kernel_header(kernel: &GuestImage) -> Result<KernelHeader, BootError> {
     let bad = |reason: &str| BootError::Kernel { reason: reason.to_owned() };
-    let first = kernel.segments.first().filter(|s| s.start == KERNEL_VA).ok_or_else(|| bad("it is not at its place"))?;
+    let first = kernel
+        .segments
+        .first()
+        .filter(|s| s.start == KERNEL_VA)
+        .ok_or_else(|| bad("it is not at its place"))?;
     let bytes = kernel.bytes().get(first.file.clone()).unwrap_or_default();
     let header = bytes.get(..size_of::<KernelHeader>()).ok_or_else(|| bad("it has no header"))?;
     let word = |at: usize| header[at..].first_chunk().map_or(0, |c: &[u8; 8]| u64::from_le_bytes(*c));

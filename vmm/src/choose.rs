@@ -69,7 +69,9 @@ pub fn compare_engines(
 /// # Errors
 ///
 /// In words, when the host cannot run it.
-pub fn compare_engines_here(kvm: &Kvm) -> Result<Vec<EngineFigure>, Box<dyn std::error::Error + Send + Sync>> {
+pub fn compare_engines_here(
+    kvm: &Kvm,
+) -> Result<Vec<EngineFigure>, Box<dyn std::error::Error + Send + Sync>> {
     let mut code = vec![0x48, 0xbb];
     code.extend_from_slice(&unifork_abi::ARENA_VA.to_le_bytes()); //   mov rbx, ARENA_VA
     code.extend_from_slice(&[0xb9, DOCTOR_PAGES, 0, 0, 0]); //         mov ecx, DOCTOR_PAGES

@@ -78,14 +78,16 @@ impl DirectCalls {
         if !code.windows(2).any(|pair| pair == [0x0f, 0x05]) {
             return;
         }
-        let all: Vec<Instruction> = Decoder::with_ip(64, code, start, DecoderOptions::NONE).into_iter().collect();
+        let all: Vec<Instruction> =
+            Decoder::with_ip(64, code, start, DecoderOptions::NONE).into_iter().collect();
         if all.iter().any(Instruction::is_invalid) {
             return;
         }
         let mut targets: Vec<u64> = all.iter().filter_map(branch_target).collect();
         targets.sort_unstable();
         let mut free_from = 0;
-        for (i, call) in all.iter().enumerate().filter(|(_, instruction)| instruction.code() == Code::Syscall) {
+        for (i, call) in all.iter().enumerate().filter(|(_, instruction)| instruction.code() == Code::Syscall)
+        {
             let moved = moved_before(&all[free_from..i], call, &targets);
             let Some(moved) = moved else { continue };
             let first = moved.first().map_or(call.ip(), Instruction::ip);
@@ -145,7 +147,9 @@ fn moved_before<'a>(
 
 fn branch_target(instruction: &Instruction) -> Option<u64> {
     match instruction.flow_control() {
-        FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call
+        FlowControl::ConditionalBranch
+        | FlowControl::UnconditionalBranch
+        | FlowControl::Call
         | FlowControl::XbeginXabortXend => Some(instruction.near_branch_target()),
         _ => None,
     }

@@ -35,7 +35,9 @@ pub enum ImageError {
         source: io::Error,
     },
     /// Not an ELF file, or one whose headers point outside of it.
-    #[error("{name} is not a usable ELF file: {reason}; give the image that `unifork build` wrote, or a static x86-64 executable")]
+    #[error(
+        "{name} is not a usable ELF file: {reason}; give the image that `unifork build` wrote, or a static x86-64 executable"
+    )]
     Malformed {
         /// The file.
         name: String,
@@ -59,7 +61,9 @@ pub enum ImageError {
         interpreter: String,
     },
     /// A segment lies where it may not.
-    #[error("{name}: segment {start:#x}..{end:#x} is outside of {low:#x}..{high:#x}; link it lower, or smaller")]
+    #[error(
+        "{name}: segment {start:#x}..{end:#x} is outside of {low:#x}..{high:#x}; link it lower, or smaller"
+    )]
     Outside {
         /// The file.
         name: String,
@@ -151,8 +155,10 @@ impl GuestImage {
     ///
     /// Any [`ImageError`]; no file makes it panic.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
-        let bytes = std::fs::read(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
-        let name = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+        let bytes =
+            std::fs::read(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
+        let name =
+            path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
         Self::parse(name, bytes.into())
     }
 
@@ -166,8 +172,13 @@ impl GuestImage {
     }
 
     /// Checks an ELF file that must lie inside `window`.
-    pub(crate) fn parse_within(name: String, bytes: Arc<[u8]>, window: Range<u64>) -> Result<Self, ImageError> {
-        let malformed = |reason: &str| ImageError::Malformed { name: name.clone(), reason: reason.to_owned() };
+    pub(crate) fn parse_within(
+        name: String,
+        bytes: Arc<[u8]>,
+        window: Range<u64>,
+    ) -> Result<Self, ImageError> {
+        let malformed =
+            |reason: &str| ImageError::Malformed { name: name.clone(), reason: reason.to_owned() };
         let data: &[u8] = &bytes;
         let header = Header::parse(data).map_err(|e| malformed(&e.to_string()))?;
         if !header.is_little_endian() {
@@ -213,8 +224,11 @@ impl GuestImage {
                         return Err(malformed("a segment is larger in the file than in memory"));
                     }
                     let flags = program.p_flags(LE).0;
-                    let access =
-                        Access { write: flags & elf::PF_W.0 != 0, execute: flags & elf::PF_X.0 != 0, user: true };
+                    let access = Access {
+                        write: flags & elf::PF_W.0 != 0,
+                        execute: flags & elf::PF_X.0 != 0,
+                        user: true,
+                    };
                     let table = header.e_phoff.get(LE);
                     let offset = program.p_offset(LE);
                     if table >= offset && table - offset < program.p_filesz(LE) {
@@ -232,11 +246,13 @@ impl GuestImage {
         if let Some(pair) = segments.windows(2).find(|w| w[0].start + w[0].bytes > w[1].start) {
             return Err(ImageError::Overlap { name, at: pair[1].start });
         }
-        let entry = header.e_entry.get(LE).checked_add(bias).ok_or_else(|| malformed("its entry wraps round"))?;
+        let entry =
+            header.e_entry.get(LE).checked_add(bias).ok_or_else(|| malformed("its entry wraps round"))?;
         if !segments.iter().any(|s| s.access.execute && entry >= s.start && entry - s.start < s.bytes) {
             return Err(malformed("its entry point is not in an executable segment"));
         }
-        let mut image = Self { name, bytes: Arc::clone(&bytes), segments, entry, bias, headers, counters: None };
+        let mut image =
+            Self { name, bytes: Arc::clone(&bytes), segments, entry, bias, headers, counters: None };
         image.check_version(header)?;
         image.counters = image.find_counters(header)?;
         Ok(image)
@@ -277,7 +293,8 @@ impl GuestImage {
     pub(crate) fn code(&self, start: u64, bytes: u64) -> Option<&[u8]> {
         let end = start.checked_add(bytes)?;
         let segment = self.segments.iter().find(|s| s.access.execute && s.start <= start)?;
-        let (from, to) = (usize::try_from(start - segment.start).ok()?, usize::try_from(end - segment.start).ok()?);
+        let (from, to) =
+            (usize::try_from(start - segment.start).ok()?, usize::try_from(end - segment.start).ok()?);
         self.bytes.get(segment.file.clone())?.get(from..to)
     }
 
@@ -297,13 +314,16 @@ impl GuestImage {
     /// counters, which has no padding, says how many there are.
     fn find_counters(&self, header: &Header) -> Result<Option<Counters>, ImageError> {
         let data: &[u8] = &self.bytes;
-        let malformed = |reason: &str| ImageError::Malformed { name: self.name.clone(), reason: reason.to_owned() };
+        let malformed =
+            |reason: &str| ImageError::Malformed { name: self.name.clone(), reason: reason.to_owned() };
         let Ok(sections) = header.sections(LE, data) else { return Ok(None) };
         let Ok(symbols) = sections.symbols(LE, data, elf::SHT_SYMTAB) else { return Ok(None) };
         let find = |name: &[u8]| {
             symbols
                 .iter()
-                .find(|s| symbols.symbol_name(LE, s).is_ok_and(|n| n == name) && s.st_shndx(LE) != elf::SHN_UNDEF)
+                .find(|s| {
+                    symbols.symbol_name(LE, s).is_ok_and(|n| n == name) && s.st_shndx(LE) != elf::SHN_UNDEF
+                })
                 .map(|s| s.st_value(LE).wrapping_add(self.bias))
         };
         let bounds = (
@@ -320,7 +340,8 @@ impl GuestImage {
             return Ok(None);
         }
         let end = start.checked_add(count).ok_or_else(bad)?;
-        let inside = self.segments.iter().any(|s| s.access.write && start >= s.start && end <= s.start + s.bytes);
+        let inside =
+            self.segments.iter().any(|s| s.access.write && start >= s.start && end <= s.start + s.bytes);
         if end > stop || !inside {
             return Err(bad());
         }
@@ -331,16 +352,25 @@ impl GuestImage {
             let allocated = flags & elf::SHF_ALLOC.0 != 0;
             let itself = start >= at && start - at < bytes;
             // Thread-local .tbss takes no room in the image.
-            let tbss =
-                flags & elf::SHF_TLS.0 != 0 && section.sh_type(LE) == elf::SHT_NOBITS;
-            if allocated && bytes > 0 && !itself && !tbss && at < pages.end && at.saturating_add(bytes) > pages.start {
-                let section =
-                    sections.section_name(LE, section).map_or("?".into(), |n| String::from_utf8_lossy(n).into_owned());
+            let tbss = flags & elf::SHF_TLS.0 != 0 && section.sh_type(LE) == elf::SHT_NOBITS;
+            if allocated
+                && bytes > 0
+                && !itself
+                && !tbss
+                && at < pages.end
+                && at.saturating_add(bytes) > pages.start
+            {
+                let section = sections
+                    .section_name(LE, section)
+                    .map_or("?".into(), |n| String::from_utf8_lossy(n).into_owned());
                 return Err(ImageError::SharedCounters { name: self.name.clone(), section });
             }
         }
         if start % PAGE_BYTES != 0 {
-            return Err(ImageError::SharedCounters { name: self.name.clone(), section: "what precedes them".into() });
+            return Err(ImageError::SharedCounters {
+                name: self.name.clone(),
+                section: "what precedes them".into(),
+            });
         }
         Ok(Some(Counters { start, count, page_bytes: pages.end - pages.start }))
     }

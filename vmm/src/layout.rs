@@ -158,7 +158,10 @@ impl Layout {
     pub fn add(&mut self, mapping: Mapping) -> Result<(), LayoutError> {
         let aligned = (mapping.start.0 | mapping.bytes | mapping.to.0).is_multiple_of(PAGE_BYTES);
         assert!(aligned, "{mapping:x?} is not page-aligned");
-        assert!(mapping.start.0.checked_add(mapping.bytes).is_some_and(|end| end <= 1 << 47), "not in the lower half");
+        assert!(
+            mapping.start.0.checked_add(mapping.bytes).is_some_and(|end| end <= 1 << 47),
+            "not in the lower half"
+        );
         if mapping.bytes == 0 {
             return Ok(());
         }
@@ -195,9 +198,8 @@ impl Layout {
     /// The linear address of the RAM page at `gpa`, for pages that CPL 3 may write.
     #[must_use]
     pub fn writable_alias(&self, gpa: Gpa) -> Option<Gva> {
-        let inside = |m: &&Mapping| {
-            m.access.write && m.access.user && gpa >= m.to && gpa.0 - m.to.0 < m.bytes
-        };
+        let inside =
+            |m: &&Mapping| m.access.write && m.access.user && gpa >= m.to && gpa.0 - m.to.0 < m.bytes;
         self.mappings.iter().find(inside).map(|m| Gva(m.start.0 + (gpa.0 - m.to.0)))
     }
 
@@ -306,7 +308,18 @@ mod tests {
         layout.add(mapping(0x1_0000, 1, 0xa0_0000)).unwrap();
         let root = 0x100_0000;
         let tables = layout.tables(Gpa(root), 64).unwrap();
-        for va in [0, 0xffff, 0x1_0000, 0x1_0fff, 0x1_1000, 0x20_0000, 0x4b_bfff, 0x4b_c000, 0x7f00_0000_2fff, 0x7f00_0000_3000] {
+        for va in [
+            0,
+            0xffff,
+            0x1_0000,
+            0x1_0fff,
+            0x1_1000,
+            0x20_0000,
+            0x4b_bfff,
+            0x4b_c000,
+            0x7f00_0000_2fff,
+            0x7f00_0000_3000,
+        ] {
             assert_eq!(walk(&tables, root, va), layout.translate(va).map(|gpa| gpa.0), "{va:#x}");
         }
     }

@@ -294,7 +294,8 @@ impl GuestMemory {
     pub(crate) fn remap(&mut self, image: &MemoryImage) -> Result<(), MemoryError> {
         let bytes = image.len();
         let golden = self.golden.as_ref().map(|golden| (golden, libc::PROT_READ, libc::MAP_SHARED));
-        for (region, prot, flags) in [Some((&self.ram, RW, libc::MAP_PRIVATE)), golden].into_iter().flatten() {
+        for (region, prot, flags) in [Some((&self.ram, RW, libc::MAP_PRIVATE)), golden].into_iter().flatten()
+        {
             assert_eq!(region.len(), bytes, "only memory of the same size is remapped");
             let flags = flags | libc::MAP_NORESERVE | libc::MAP_FIXED;
             let offset = libc::off_t::try_from(image.offset).unwrap_or(0);
@@ -317,9 +318,8 @@ impl GuestMemory {
             if let Ok(slice) = Self::within(&self.ram, Gpa(u64::from(page) * PAGE_BYTES), PAGE_BYTES) {
                 let address = slice.ptr_guard_mut().as_ptr();
                 // SAFETY: a page of our own mapping; populating changes no byte of it.
-                let _hint = unsafe {
-                    libc::madvise(address.cast(), PAGE_BYTES as usize, libc::MADV_POPULATE_WRITE)
-                };
+                let _hint =
+                    unsafe { libc::madvise(address.cast(), PAGE_BYTES as usize, libc::MADV_POPULATE_WRITE) };
             }
         }
     }

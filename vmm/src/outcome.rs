@@ -221,9 +221,10 @@ impl CrashKind {
                 && (low.saturating_sub(GUARD_BYTES)..low).contains(&address)
                 && registers.rsp < low + PAGE_BYTES
         });
-        let behind_input = layout.mappings().iter().any(|m| {
-            m.purpose == Purpose::Input && (m.end()..m.end() + PAGE_BYTES).contains(&address)
-        });
+        let behind_input = layout
+            .mappings()
+            .iter()
+            .any(|m| m.purpose == Purpose::Input && (m.end()..m.end() + PAGE_BYTES).contains(&address));
         match (fetch, write) {
             _ if below_stack => Self::StackOverflow,
             (true, _) if address < NULL_END => Self::NullCall,
@@ -302,9 +303,7 @@ mod tests {
             (0x5000_0000, Access::READ, Purpose::Input),
             (0x7000_0000, Access::WRITE, Purpose::Stack),
         ] {
-            layout
-                .add(Mapping { start: Gva(start), bytes: 0x4000, to: Gpa(0), access, purpose })
-                .unwrap();
+            layout.add(Mapping { start: Gva(start), bytes: 0x4000, to: Gpa(0), access, purpose }).unwrap();
         }
         layout
     }

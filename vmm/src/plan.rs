@@ -196,7 +196,14 @@ impl Planner {
         Ok(to)
     }
 
-    fn map(&mut self, va: u64, bytes: u64, to: Gpa, access: Access, purpose: Purpose) -> Result<(), LayoutError> {
+    fn map(
+        &mut self,
+        va: u64,
+        bytes: u64,
+        to: Gpa,
+        access: Access,
+        purpose: Purpose,
+    ) -> Result<(), LayoutError> {
         self.layout.add(Mapping { start: Gva(va), bytes, to, access, purpose })
     }
 
@@ -326,7 +333,10 @@ mod tests {
             ));
         }
         for input_max in [0, INPUT_BYTES_MAX + 1] {
-            assert!(matches!(Plan::new(Sizes { input_max, ..SIZES }, None, None, 0), Err(PlanError::Input { .. })));
+            assert!(matches!(
+                Plan::new(Sizes { input_max, ..SIZES }, None, None, 0),
+                Err(PlanError::Input { .. })
+            ));
         }
         let stack_bytes = SIZES.memory_bytes;
         assert!(matches!(

@@ -244,7 +244,8 @@ impl Replica {
 
     fn note_debug(&mut self, event: &Event) {
         // A single step that KVM emulates sets DR6 even when its #DB is never delivered.
-        self.debug_dirty |= matches!(event, Event::Exception { vector: VECTOR_DEBUG, .. } | Event::Lost { .. });
+        self.debug_dirty |=
+            matches!(event, Event::Exception { vector: VECTOR_DEBUG, .. } | Event::Lost { .. });
     }
 
     /// What the run that stopped with `event` amounts to.

@@ -18,10 +18,10 @@ use crate::vm::{RAM_SLOT, Tracking, Vm};
 
 mod hot;
 mod mutants;
+use hot::HotSet;
 pub use hot::HotStats;
 #[doc(hidden)]
 pub use mutants::Mutation;
-use hot::HotSet;
 use mutants::Planted;
 
 /// How memory is put back.
@@ -116,7 +116,12 @@ impl Resetter {
     /// For a fork with `bytes` of RAM.
     pub(crate) fn new(engine: Engine, bytes: u64) -> Self {
         let pages = bytes / PAGE_BYTES;
-        Self { engine, log: DirtyBitmap::new(RAM_SLOT, pages), hot: HotSet::new(pages), planted: Planted::default() }
+        Self {
+            engine,
+            log: DirtyBitmap::new(RAM_SLOT, pages),
+            hot: HotSet::new(pages),
+            planted: Planted::default(),
+        }
     }
 
     pub(crate) fn engine(&self) -> Engine {
@@ -145,7 +150,12 @@ impl Resetter {
     ///
     /// After a batch a few cold pages join the hot set at once: each batch that they spoil costs more
     /// than copying them for the rest of the epoch.
-    pub(crate) fn reset(&mut self, vm: &mut Vm, golden: &Golden<'_>, batch: bool) -> Result<ResetStats, ResetError> {
+    pub(crate) fn reset(
+        &mut self,
+        vm: &mut Vm,
+        golden: &Golden<'_>,
+        batch: bool,
+    ) -> Result<ResetStats, ResetError> {
         let mut stats = ResetStats::default();
         match self.engine {
             Engine::CopyAll => {
@@ -168,7 +178,8 @@ impl Resetter {
             Engine::DirtyRing => {
                 let (words, memory) = vm.take_ring_pages().map_err(ioctl("KVM_RESET_DIRTY_RINGS"))?;
                 for (i, word) in words.iter_mut().enumerate().filter(|(_, word)| **word != 0) {
-                    stats.cold += put_back_word(memory, golden, i, self.planted.misread(std::mem::take(word)));
+                    stats.cold +=
+                        put_back_word(memory, golden, i, self.planted.misread(std::mem::take(word)));
                 }
                 stats.pages = stats.cold;
             }

@@ -16,9 +16,24 @@ pub const CALL_BYTES: usize = 18;
 pub const fn call(number: Hypercall) -> [u8; CALL_BYTES] {
     let door = DOORBELL_VA.to_le_bytes();
     [
-        0xb8, number as u8, 0, 0, 0, //
-        0x48, 0xb9, door[0], door[1], door[2], door[3], door[4], door[5], door[6], door[7], //
-        0x48, 0x89, 0x01,
+        0xb8,
+        number as u8,
+        0,
+        0,
+        0, //
+        0x48,
+        0xb9,
+        door[0],
+        door[1],
+        door[2],
+        door[3],
+        door[4],
+        door[5],
+        door[6],
+        door[7], //
+        0x48,
+        0x89,
+        0x01,
     ]
 }
 
@@ -110,9 +125,11 @@ fn elf_of(code: &[u8], counters: u64) -> Vec<u8> {
     file.extend_from_slice(COUNTER_NAMES);
     // Type, offset and size, link, entry size: null, SHT_SYMTAB, SHT_STRTAB.
     let strings = symbols + 5 * 24;
-    for (kind, offset, size, link, entry) in
-        [(0u32, 0, 0, 0u32, 0u64), (2, symbols, 5 * 24, 2, 24), (3, strings, COUNTER_NAMES.len() as u64, 0, 0)]
-    {
+    for (kind, offset, size, link, entry) in [
+        (0u32, 0, 0, 0u32, 0u64),
+        (2, symbols, 5 * 24, 2, 24),
+        (3, strings, COUNTER_NAMES.len() as u64, 0, 0),
+    ] {
         file.extend_from_slice(&0u32.to_le_bytes());
         file.extend_from_slice(&kind.to_le_bytes());
         for word in [0, 0, offset, size] {

@@ -145,7 +145,9 @@ impl SnapshotTree {
         let base = self.nodes.get(&parent).map(|entry| Arc::clone(&entry.node));
         let node = replica.freeze(base.as_deref())?;
         let inherited = |page: &u64, content: &Arc<Page>| {
-            base.as_ref().and_then(|base| base.pages.get(page)).is_some_and(|other| Arc::ptr_eq(other, content))
+            base.as_ref()
+                .and_then(|base| base.pages.get(page))
+                .is_some_and(|other| Arc::ptr_eq(other, content))
         };
         let own = node.pages.iter().filter(|(page, content)| !inherited(page, content)).count() as u64;
         let own_bytes = own * PAGE_BYTES;

@@ -116,7 +116,16 @@ impl Vcpu {
             .iter()
             .all(|msr| matches!(fd.set_msrs(&state::msr_list(&[*msr])), Ok(1)));
         let deadline = Deadline::new().map_err(|source| VcpuError { ioctl: "rt_sigaction", source })?;
-        Ok(Self { fd, deadline, sync, shadow: CoreState::default(), loaded_rip: None, xsave_bytes, model, cpuid_faults })
+        Ok(Self {
+            fd,
+            deadline,
+            sync,
+            shadow: CoreState::default(),
+            loaded_rip: None,
+            xsave_bytes,
+            model,
+            cpuid_faults,
+        })
     }
 
     /// Puts a new vCPU at `rip` and `rsp`, at CPL 3, with page tables at `cr3`.
@@ -124,7 +133,13 @@ impl Vcpu {
     /// # Errors
     ///
     /// [`VcpuError`] when KVM refuses.
-    pub(crate) fn start(&mut self, rip: u64, rsp: u64, cr3: u64, syscall_entry: u64) -> Result<(), VcpuError> {
+    pub(crate) fn start(
+        &mut self,
+        rip: u64,
+        rsp: u64,
+        cr3: u64,
+        syscall_entry: u64,
+    ) -> Result<(), VcpuError> {
         // PAE OSFXSR OSXMMEXCPT, and FSGSBASE OSXSAVE where KVM knows them.
         const CR4: u64 = 0x620;
         const CR4_FULL: u64 = CR4 | 1 << 16 | 1 << 18;

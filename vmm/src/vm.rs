@@ -117,8 +117,11 @@ impl Vm {
         let fd = kvm.fd.create_vm().map_err(|e| error("KVM_CREATE_VM")(e.into()))?;
         let manual = tracking == Tracking::Log && kvm.caps().manual_dirty_log;
         if manual {
-            let cap =
-                kvm_enable_cap { cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, args: [1, 0, 0, 0], ..Default::default() };
+            let cap = kvm_enable_cap {
+                cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+                args: [1, 0, 0, 0],
+                ..Default::default()
+            };
             fd.enable_cap(&cap).map_err(|e| error("KVM_ENABLE_CAP")(e.into()))?;
         }
         if tracking == Tracking::Ring {
@@ -298,9 +301,8 @@ impl Vm {
         if frame == 0 || !self.read(frame, &mut bytes) {
             return registers_of(&self.vcpu.core());
         }
-        let word = |i: usize| {
-            bytes[i * 8..].first_chunk().map_or(0, |chunk: &[u8; 8]| u64::from_le_bytes(*chunk))
-        };
+        let word =
+            |i: usize| bytes[i * 8..].first_chunk().map_or(0, |chunk: &[u8; 8]| u64::from_le_bytes(*chunk));
         let bases = registers_of(&self.vcpu.core());
         Registers {
             r15: word(0),

@@ -5,6 +5,7 @@
 //! leaves out only runs none of whose counters is above what the campaign has seen, and each of the
 //! others is run from an exact fork and judged by LibAFL as always.
 
+use libafl::Error;
 use libafl::corpus::{CorpusId, Testcase};
 use libafl::executors::{Executor, HasObservers};
 use libafl::fuzzer::Evaluator;
@@ -14,7 +15,6 @@ use libafl::schedulers::TestcaseScore as _;
 use libafl::schedulers::testcase_score::CorpusPowerTestcaseScore;
 use libafl::stages::{Restartable, Stage};
 use libafl::state::{HasCurrentTestcase as _, HasRand as _};
-use libafl::Error;
 use libafl_bolts::rands::Rand as _;
 
 use crate::campaign::State;
@@ -92,7 +92,8 @@ where
                 let taken = executor.run_batch(state, batch, &mut self.interesting)?;
                 for &index in &self.interesting {
                     let input = &self.mutants[done + index];
-                    let (_, id): (_, Option<CorpusId>) = fuzzer.evaluate_input(state, executor, manager, input)?;
+                    let (_, id): (_, Option<CorpusId>) =
+                        fuzzer.evaluate_input(state, executor, manager, input)?;
                     self.mutator.post_exec(state, id)?;
                 }
                 done += taken.max(1);

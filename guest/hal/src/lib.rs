@@ -9,8 +9,8 @@ mod console;
 mod cpu;
 mod entry;
 mod hypercall;
-mod memory;
 mod mem_functions;
+mod memory;
 mod run_loop;
 
 pub use cell::KernelCell;

@@ -1,8 +1,6 @@
 //! The application's memory, as claims that are checked, and what the VMM said about the machine.
 
-use unifork_abi::{
-    BOOT_INFO_VA, BootInfo, INPUT_VA, STACK_TOP_VA, UNSERVED_SLOTS, UNSERVED_VA,
-};
+use unifork_abi::{BOOT_INFO_VA, BootInfo, INPUT_VA, STACK_TOP_VA, UNSERVED_SLOTS, UNSERVED_VA};
 
 /// What the VMM said.
 pub fn boot_info() -> &'static BootInfo {

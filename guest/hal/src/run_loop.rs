@@ -114,7 +114,9 @@ fn may_be_new() -> bool {
 
 /// Whether any of `count` bytes at `a` is larger than its partner at `b`.
 fn above(a: u64, b: u64, count: u64) -> bool {
-    use core::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_setzero_si128, _mm_subs_epu8};
+    use core::arch::x86_64::{
+        _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_setzero_si128, _mm_subs_epu8,
+    };
     let (a, b, count) = (a as *const u8, b as *const u8, count as usize);
     let whole = count & !15;
     for i in (0..whole).step_by(16) {

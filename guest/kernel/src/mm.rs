@@ -108,7 +108,8 @@ impl Arena {
         offset: u64,
         frame: &SyscallFrame,
     ) -> Outcome {
-        if bytes == 0 || offset % PAGE_BYTES != 0 || !matches!(flags & MAP_TYPE, MAP_SHARED | MAP_PRIVATE | 3) {
+        if bytes == 0 || offset % PAGE_BYTES != 0 || !matches!(flags & MAP_TYPE, MAP_SHARED | MAP_PRIVATE | 3)
+        {
             return Err(Errno::EINVAL);
         }
         if flags & MAP_ANONYMOUS == 0 {
@@ -172,7 +173,14 @@ impl Arena {
         Ok(0)
     }
 
-    pub(crate) fn mremap(&mut self, start: u64, old: u64, new: u64, flags: u64, frame: &SyscallFrame) -> Outcome {
+    pub(crate) fn mremap(
+        &mut self,
+        start: u64,
+        old: u64,
+        new: u64,
+        flags: u64,
+        frame: &SyscallFrame,
+    ) -> Outcome {
         if start % PAGE_BYTES != 0 || new == 0 || old == 0 || flags & !MREMAP_MAYMOVE != 0 {
             return Err(Errno::EINVAL);
         }

@@ -84,7 +84,8 @@ impl Replica {
         if self.phase == Phase::Ran {
             self.reset()?;
         }
-        let batches = self.resetter.engine() == Engine::HotSet && self.node.is_none() && self.publish_hot_set();
+        let batches =
+            self.resetter.engine() == Engine::HotSet && self.node.is_none() && self.publish_hot_set();
         let (taken, longest) = self.fill_ring(inputs, if batches { BATCH_MAX } else { 1 })?;
         if taken == 0 {
             return Ok(BatchReport { taken, end: BatchEnd::Complete, reset: ResetStats::default() });
@@ -120,7 +121,11 @@ impl Replica {
     pub fn batch_counters(&self, slot: u32) -> &[u8] {
         let plan = &self.snapshot.info().windows;
         let slot = u64::from(slot).min(plan.coverage_slots - 1);
-        windows::slice_ref(&self.vm.memory, plan.coverage.offset(slot * plan.coverage_stride), self.counters_len())
+        windows::slice_ref(
+            &self.vm.memory,
+            plan.coverage.offset(slot * plan.coverage_stride),
+            self.counters_len(),
+        )
     }
 
     /// The novelty map, to write: for each counter, the application's and then the libOS's, the

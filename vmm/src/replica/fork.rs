@@ -93,14 +93,17 @@ impl Replica {
             (app, app_count as u64),
             (kernel, kernel_count as u64),
         ];
-        live.into_iter().map(|(at, bytes)| (at, windows::slice_ref(&self.vm.memory, at, bytes).to_vec())).collect()
+        live.into_iter()
+            .map(|(at, bytes)| (at, windows::slice_ref(&self.vm.memory, at, bytes).to_vec()))
+            .collect()
     }
 
     /// Puts the replica to `node`, `None` being the root, and makes that what resets go back to.
     pub(crate) fn settle_at(&mut self, node: Option<Arc<Node>>) -> Result<ResetStats, ReplicaError> {
         let old = std::mem::replace(&mut self.node, node);
         let empty = BTreeMap::new();
-        let (was, is) = (old.as_ref().map_or(&empty, |n| &n.pages), self.node.as_ref().map_or(&empty, |n| &n.pages));
+        let (was, is) =
+            (old.as_ref().map_or(&empty, |n| &n.pages), self.node.as_ref().map_or(&empty, |n| &n.pages));
         // Pages in which the two nodes differ: those below their nearest common ancestor.
         let same = |a: Option<&Arc<Page>>, b: Option<&Arc<Page>>| match (a, b) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),

@@ -294,7 +294,11 @@ fn read_state(path: &Path) -> Result<(File, Parts, State), SnapshotError> {
     Ok((file, parts, state))
 }
 
-fn check_header(path: &Path, header: &mut [u8; PAGE_BYTES as usize], len: u64) -> Result<Parts, SnapshotError> {
+fn check_header(
+    path: &Path,
+    header: &mut [u8; PAGE_BYTES as usize],
+    len: u64,
+) -> Result<Parts, SnapshotError> {
     let word = |header: &[u8], at: usize| header[at..].first_chunk().map_or(0, |c| u64::from_le_bytes(*c));
     let half = |header: &[u8], at: usize| header[at..].first_chunk().map_or(0, |c| u32::from_le_bytes(*c));
     let found = half(header, 8);
@@ -314,5 +318,12 @@ fn check_header(path: &Path, header: &mut [u8; PAGE_BYTES as usize], len: u64) -
     if !sane || len != memory_at + memory_bytes {
         return Err(damaged(path, "its length is not what the header says: it is cut off"));
     }
-    Ok(Parts { state_bytes, memory_at, memory_bytes, state_crc: half(header, 32), model: half(header, 36), xsave_bytes: half(header, 40) })
+    Ok(Parts {
+        state_bytes,
+        memory_at,
+        memory_bytes,
+        state_crc: half(header, 32),
+        model: half(header, 36),
+        xsave_bytes: half(header, 40),
+    })
 }

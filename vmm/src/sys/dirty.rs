@@ -60,4 +60,3 @@ impl DirtyBitmap {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
-

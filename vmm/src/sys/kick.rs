@@ -45,10 +45,7 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Registers a deadline with this process's watchdog, starting it if need be.
     pub(crate) fn new() -> io::Result<Self> {
-        let slot = Arc::new(Slot {
-            deadline_ns: AtomicU64::new(IDLE),
-            tid: AtomicU64::new(0),
-        });
+        let slot = Arc::new(Slot { deadline_ns: AtomicU64::new(IDLE), tid: AtomicU64::new(0) });
         watch(&slot)?;
         Ok(Self { slot })
     }

@@ -135,7 +135,8 @@ const LEAF1_EDX: u32 = 0x078b_fbff;
 
 fn leaf1_ecx(v3: bool) -> u32 {
     // SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 POPCNT AES XSAVE OSXSAVE, hypervisor
-    let v2 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 27 | 1 << 31;
+    let v2 =
+        1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 27 | 1 << 31;
     // FMA MOVBE AVX F16C
     v2 | if v3 { 1 << 12 | 1 << 22 | 1 << 28 | 1 << 29 } else { 0 }
 }

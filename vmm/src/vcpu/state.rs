@@ -11,9 +11,7 @@
 //! XCR0, the MSRs and the debug registers it cannot change, except DR6, which a #DB sets. The
 //! soundness tests hold that claim by comparing all of [`VcpuState`].
 
-use kvm_bindings::{
-    Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
-};
+use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
 use serde::{Deserialize, Serialize};
 
 use super::cpuid::CpuModel;

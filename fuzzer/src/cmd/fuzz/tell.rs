@@ -1,0 +1,178 @@
+//! What a campaign says before it begins and after it has ended.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use unifork_vmm::{Engine, EngineFigure, Space};
+
+use super::Args;
+use crate::campaign::{SeedReport, Summary};
+use crate::machine::{BootFacts, Machine};
+use crate::output::Output;
+use crate::seeds::Seeds;
+use crate::syscalls;
+use crate::units::{plural, show_clock, show_count, show_size};
+
+pub(super) fn opening(
+    args: &Args,
+    machine: &Machine,
+    engine: Engine,
+    figures: &[EngineFigure],
+    output: &Output,
+    seeds: &Seeds,
+    tokens: usize,
+) -> String {
+    let snapshot = &machine.snapshot;
+    let mut text = format!("fuzzing {}", args.image.display());
+    if let Some(boot) = &machine.boot {
+        let _ = write!(text, ", booted and frozen in {:.0} ms", boot.elapsed.as_secs_f64() * 1e3);
+    }
+    let _ = writeln!(
+        text,
+        "\n  machine {}, inputs up to {}, {} per run, engine {}",
+        show_size(snapshot.memory_bytes()),
+        show_size(snapshot.input_max()),
+        show_deadline(args.deadline),
+        engine,
+    );
+    if !figures.is_empty() {
+        let measured: Vec<String> = figures
+            .iter()
+            .map(|figure| format!("{} {:.0} us", figure.engine, figure.run_ns as f64 / 1e3))
+            .collect();
+        let batches =
+            if engine == Engine::HotSet && !args.no_batch { "; only hot-set runs batches" } else { "" };
+        let _ = writeln!(text, "  measured, a run one by one: {}{batches}", measured.join(", "));
+    }
+    let edges = show_count(snapshot.counter_count(Space::Application) as u64);
+    let _ = writeln!(
+        text,
+        "  {edges} edges, {}, {}",
+        plural(seeds.usable.len(), "seed"),
+        plural(tokens, "token")
+    );
+    let _ = writeln!(text, "  campaign in {}", output.root().display());
+    text
+}
+
+fn show_deadline(deadline: Duration) -> String {
+    if deadline.subsec_nanos() == 0 {
+        format!("{} s", deadline.as_secs())
+    } else {
+        format!("{} ms", deadline.as_millis())
+    }
+}
+
+/// Says which seeds are of no use.
+pub(super) fn warn_of_seeds(report: &SeedReport) {
+    let lists = [
+        ("the harness crashes", &report.crashed),
+        ("the harness does not end in time", &report.hung),
+        ("the harness returns -1", &report.refused),
+    ];
+    for (what, paths) in lists {
+        let Some(first) = paths.first() else { continue };
+        eprintln!(
+            "unifork: warning: {} left out, since {what}; the first is {}",
+            plural(paths.len(), "seed"),
+            first.display()
+        );
+    }
+}
+
+pub(super) fn closing(summary: &Summary, boot: Option<&BootFacts>) -> String {
+    let figures = &summary.figures;
+    let seconds = summary.session.as_secs_f64().max(1e-9);
+    let mut text = String::from("\n");
+    let _ = writeln!(
+        text,
+        "{} executions in {}: {}/s on average",
+        show_count(summary.runs),
+        show_clock(summary.session),
+        show_count((summary.runs as f64 / seconds) as u64)
+    );
+    let percent = 100.0 * figures.edges as f64 / figures.edges_total.max(1) as f64;
+    let _ = writeln!(
+        text,
+        "corpus {}, edges {} of {} ({percent:.1} %), libOS edges {} of {}, stability {:.1} %",
+        show_count(figures.corpus as u64),
+        show_count(figures.edges as u64),
+        show_count(figures.edges_total as u64),
+        show_count(figures.kernel_edges as u64),
+        show_count(figures.kernel_edges_total as u64),
+        100.0 * figures.stability
+    );
+    let _ = writeln!(
+        text,
+        "pages put back by the host per run: {:.1}, hot set {}, hit rate {:.1} %",
+        figures.reset_pages_per_run,
+        plural(figures.hot_pages, "page"),
+        100.0 * figures.hot_hit_rate
+    );
+    if figures.batches > 0 {
+        let _ = writeln!(
+            text,
+            "batches: {} of {:.0} runs on average, {} thrown away",
+            show_count(figures.batches),
+            figures.batched as f64 / figures.batches as f64,
+            show_count(figures.spoiled)
+        );
+    }
+    if figures.audits > 0 {
+        let verdict = match figures.audit_differences {
+            0 => "all the same".to_owned(),
+            count => format!("{} DIFFER: do not trust this campaign", show_count(count)),
+        };
+        let _ =
+            writeln!(text, "audits: {} runs made again in a new fork, {verdict}", show_count(figures.audits));
+    }
+    let unserved = unserved(summary, boot);
+    if !unserved.is_empty() {
+        let _ = writeln!(
+            text,
+            "system calls the libOS does not serve (they got ENOSYS): {}",
+            syscalls::list(&unserved)
+        );
+    }
+    if figures.unrepeated > 0 {
+        let _ =
+            writeln!(text, "{} timeouts did not repeat in a fresh fork and are not kept", figures.unrepeated);
+    }
+    if summary.findings.is_empty() {
+        let _ = writeln!(text, "no findings");
+        return text;
+    }
+    let duplicates = show_count(figures.duplicates);
+    let _ = writeln!(
+        text,
+        "findings: {}, and {duplicates} runs that repeated one. See them with",
+        figures.findings
+    );
+    for folder in &summary.findings {
+        let _ = writeln!(text, "  unifork repro {}", folder.display());
+    }
+    text
+}
+
+/// The boot's and the runs' unserved calls together.
+fn unserved(summary: &Summary, boot: Option<&BootFacts>) -> Vec<(u64, u32)> {
+    let mut counts = std::collections::BTreeMap::new();
+    for &(number, count) in boot.iter().flat_map(|boot| &boot.unserved).chain(&summary.unserved) {
+        *counts.entry(number).or_insert(0u32) += count;
+    }
+    counts.into_iter().collect()
+}
+
+pub(super) fn closing_json(summary: &Summary) -> String {
+    let unserved: Vec<_> =
+        summary.unserved.iter().map(|&(number, count)| (syscalls::name(number), count)).collect();
+    let line = serde_json::json!({
+        "summary": summary.figures,
+        "session_s": summary.session.as_secs_f64(),
+        "session_execs": summary.runs,
+        "new_findings": summary.new_findings,
+        "findings": summary.findings,
+        "unserved": unserved,
+    });
+    format!("{line}\n")
+}
