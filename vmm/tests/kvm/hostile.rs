@@ -123,6 +123,28 @@ fn nonsense_in_every_window_and_hypercall_is_the_guests_own_trouble() {
 /// Bytes of the code that is not code.
 const NOISE_BYTES: usize = 256 << 10;
 
+/// First bytes of instructions that lead somewhere.
+const STARTS: &[&[u8]] = &[
+    &[0x0f, 0x01], // vmcall, xgetbv, swapgs, lgdt, ...
+    &[0x0f, 0xae], // fxsave, xsave, ldmxcsr, wrfsbase, fences
+    &[0x0f, 0xc7], // cmpxchg16b, xsavec, rdrand
+    &[0xf3, 0xa4], // rep movsb
+    &[0xf3, 0xaa], // rep stosb
+    &[0x48, 0x89], // mov
+    &[0x48, 0x8b], // mov
+    &[0x48, 0x87], // xchg
+    &[0xf0, 0x48], // lock
+    &[0x9d],       // popfq
+    &[0x8e],       // mov segment
+    &[0x0f, 0x05], // syscall
+    &[0xc5],       // AVX
+    &[0x62],       // AVX-512
+    &[0xc4, 0xe2], // AVX2, AMX
+    &[0xd9],       // x87
+    &[0xcf],       // iret
+    &[0xff],       // inc, call, jmp, push
+];
+
 /// A guest that jumps into noise, to where the input says: registers are noise too.
 fn noise(rng: &mut StdRng) -> Vec<u8> {
     let mut code = vec![0x49, 0xbf]; // movabs r15, INPUT_RING_VA
@@ -145,29 +167,7 @@ fn noise(rng: &mut StdRng) -> Vec<u8> {
     // Noise alone is mostly #GP and #PF at once: half of it is made of what leads somewhere.
     for chunk in bytes.chunks_exact_mut(8) {
         if rng.random_ratio(1, 2) {
-            let start = pick::<&[u8]>(
-                rng,
-                &[
-                    &[0x0f, 0x01][..], // vmcall, xgetbv, swapgs, lgdt, ...
-                    &[0x0f, 0xae],     // fxsave, xsave, ldmxcsr, wrfsbase, fences
-                    &[0x0f, 0xc7],     // cmpxchg16b, xsavec, rdrand
-                    &[0xf3, 0xa4],     // rep movsb
-                    &[0xf3, 0xaa],     // rep stosb
-                    &[0x48, 0x89],     // mov
-                    &[0x48, 0x8b],     // mov
-                    &[0x48, 0x87],     // xchg
-                    &[0xf0, 0x48],     // lock
-                    &[0x9d],           // popfq
-                    &[0x8e],           // mov segment
-                    &[0x0f, 0x05],     // syscall
-                    &[0xc5],           // AVX
-                    &[0x62],           // AVX-512
-                    &[0xc4, 0xe2],     // AVX2, AMX
-                    &[0xd9],           // x87
-                    &[0xcf],           // iret
-                    &[0xff],           // inc, call, jmp, push
-                ],
-            );
+            let start = *pick(rng, STARTS);
             chunk[..start.len()].copy_from_slice(start);
         }
     }
