@@ -88,7 +88,7 @@ fn in_batches(replica: &mut Replica, inputs: &[Vec<u8>], rng: &mut StdRng) -> Ve
             BatchEnd::Complete => assert_eq!(runs.len(), report.taken),
             BatchEnd::Stopped { at, outcome } => {
                 assert_eq!(runs.len(), at);
-                assert!(!matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+                assert!(!matches!(*outcome, Outcome::Done { .. }), "{outcome:?}");
                 results.push(None);
             }
             BatchEnd::Spoiled => results.extend(std::iter::repeat_n(None, report.taken)),

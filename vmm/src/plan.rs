@@ -126,7 +126,9 @@ impl Plan {
         direct_bytes: u64,
     ) -> Result<Self, PlanError> {
         let memory_bytes = sizes.memory_bytes;
-        if !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory_bytes) || memory_bytes % PAGE_BYTES != 0 {
+        if !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory_bytes)
+            || !memory_bytes.is_multiple_of(PAGE_BYTES)
+        {
             return Err(PlanError::Memory { bytes: memory_bytes });
         }
         if !(1..=INPUT_BYTES_MAX).contains(&sizes.input_max) {

@@ -10,11 +10,11 @@ use crate::plan::Windows;
 const CONTROL_WORDS: usize = size_of::<Control>() / 8;
 
 /// The bytes of a window that the plan made; it is there by construction.
-pub(crate) fn slice<'a>(memory: &'a mut GuestMemory, at: Gpa, bytes: u64) -> &'a mut [u8] {
+pub(crate) fn slice(memory: &mut GuestMemory, at: Gpa, bytes: u64) -> &mut [u8] {
     memory.window(at, bytes).expect("the plan's windows are inside the slot")
 }
 
-pub(crate) fn slice_ref<'a>(memory: &'a GuestMemory, at: Gpa, bytes: u64) -> &'a [u8] {
+pub(crate) fn slice_ref(memory: &GuestMemory, at: Gpa, bytes: u64) -> &[u8] {
     memory.window_ref(at, bytes).expect("the plan's windows are inside the slot")
 }
 

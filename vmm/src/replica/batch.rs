@@ -41,7 +41,7 @@ pub enum BatchEnd {
         /// Its index.
         at: usize,
         /// What it looked like.
-        outcome: Outcome,
+        outcome: Box<Outcome>,
     },
     /// Some run left a page behind that the guest did not put back, or the records make no sense.
     /// Nothing is known: run all that were taken by themselves.
@@ -237,7 +237,7 @@ impl Replica {
         if done {
             return Some(BatchEnd::Complete);
         }
-        let outcome = self.vm.outcome(event);
+        let outcome = Box::new(self.vm.outcome(event));
         Some(BatchEnd::Stopped { at: index, outcome })
     }
 }

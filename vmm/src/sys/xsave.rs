@@ -42,7 +42,7 @@ pub(crate) fn from_words(words: &[u32], bytes: usize) -> io::Result<Xsave> {
     if words.len() != split + extra {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("{} bytes of XSAVE state, but this host keeps {bytes}", words.len() * size_of::<u32>()),
+            format!("{} bytes of XSAVE state, but this host keeps {bytes}", std::mem::size_of_val(words)),
         ));
     }
     area.as_mut_slice().copy_from_slice(&words[split..]);
