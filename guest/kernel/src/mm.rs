@@ -98,7 +98,6 @@ impl Arena {
         Ok(to)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "mmap has six, and its frame")]
     pub(crate) fn mmap(
         &mut self,
         address: u64,
@@ -108,7 +107,9 @@ impl Arena {
         offset: u64,
         frame: &SyscallFrame,
     ) -> Outcome {
-        if bytes == 0 || offset % PAGE_BYTES != 0 || !matches!(flags & MAP_TYPE, MAP_SHARED | MAP_PRIVATE | 3)
+        if bytes == 0
+            || !offset.is_multiple_of(PAGE_BYTES)
+            || !matches!(flags & MAP_TYPE, MAP_SHARED | MAP_PRIVATE | 3)
         {
             return Err(Errno::EINVAL);
         }
@@ -135,7 +136,7 @@ impl Arena {
     }
 
     fn map_fixed(&mut self, start: u64, bytes: u64, flags: u64) -> Outcome {
-        if start % PAGE_BYTES != 0 {
+        if !start.is_multiple_of(PAGE_BYTES) {
             return Err(Errno::EINVAL);
         }
         let end = start.checked_add(bytes).ok_or(Errno::ENOMEM)?;
@@ -153,7 +154,7 @@ impl Arena {
     }
 
     pub(crate) fn munmap(&mut self, start: u64, bytes: u64) -> Outcome {
-        if start % PAGE_BYTES != 0 || bytes == 0 {
+        if !start.is_multiple_of(PAGE_BYTES) || bytes == 0 {
             return Err(Errno::EINVAL);
         }
         let end = start.checked_add(round_up(bytes)?).ok_or(Errno::EINVAL)?;
@@ -163,7 +164,7 @@ impl Arena {
 
     /// Accepted for memory that the application has; not enforced.
     pub(crate) fn mprotect(&self, start: u64, bytes: u64, protection: u64) -> Outcome {
-        if start % PAGE_BYTES != 0 || protection & !0x0300_000f != 0 {
+        if !start.is_multiple_of(PAGE_BYTES) || protection & !0x0300_000f != 0 {
             return Err(Errno::EINVAL);
         }
         let bytes = round_up(bytes)?;
@@ -181,7 +182,7 @@ impl Arena {
         flags: u64,
         frame: &SyscallFrame,
     ) -> Outcome {
-        if start % PAGE_BYTES != 0 || new == 0 || old == 0 || flags & !MREMAP_MAYMOVE != 0 {
+        if !start.is_multiple_of(PAGE_BYTES) || new == 0 || old == 0 || flags & !MREMAP_MAYMOVE != 0 {
             return Err(Errno::EINVAL);
         }
         let (old, new) = (round_up(old)?, round_up(new)?);
@@ -208,7 +209,7 @@ impl Arena {
     }
 
     pub(crate) fn madvise(&self, start: u64, bytes: u64, advice: u64) -> Outcome {
-        if start % PAGE_BYTES != 0 || advice > MADV_MAX {
+        if !start.is_multiple_of(PAGE_BYTES) || advice > MADV_MAX {
             return Err(Errno::EINVAL);
         }
         let end = start.checked_add(round_up(bytes)?).ok_or(Errno::EINVAL)?;

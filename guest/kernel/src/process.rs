@@ -79,7 +79,7 @@ pub(crate) fn sched_getaffinity(pid: u64, bytes: u64, to: u64) -> Outcome {
     if pid != 0 && pid != PID {
         return Err(Errno::ESRCH);
     }
-    if bytes < 8 || bytes % 8 != 0 {
+    if bytes < 8 || !bytes.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
     User::writable(to, 8)?.write(&1u64.to_le_bytes());
@@ -106,7 +106,7 @@ pub(crate) fn futex(address: u64, operation: u64, value: u64, timeout: u64) -> O
             // The word is 32 bits; reading 8 bytes of it must not leave its mapping.
             let aligned = address & !7;
             let word = User::readable(aligned, 8)?.word(0) >> ((address & 4) * 8);
-            if address % 4 != 0 {
+            if !address.is_multiple_of(4) {
                 Err(Errno::EINVAL)
             } else if word as u32 != value as u32 {
                 Err(Errno::EAGAIN)
