@@ -1,0 +1,101 @@
+//! Every harness under every engine: after a run and a reset the machine is its snapshot again, as after
+//! copying everything, and the run itself was the same.
+//!
+//! The randomised guests of `vmm/tests/kvm/equivalence.rs` go further in what they do; here are the
+//! machines that are really fuzzed, with the libOS. Their x87, SSE and AVX state is loaded by the guest
+//! itself before each run (`tests/batches.rs` holds that), so it is the one thing not compared here.
+
+mod common;
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use unifork_vmm::{BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Space};
+
+const DEADLINE: Duration = Duration::from_secs(5);
+const HARNESSES: [&str; 12] = [
+    "cjson",
+    "png",
+    "tinyxml",
+    "sqlite",
+    "zlib-cve-2022-37434",
+    "planted/abort",
+    "planted/assert",
+    "planted/div-zero",
+    "planted/null-write",
+    "planted/stack-overflow-guard",
+    "planted/wild-jump",
+    "planted/noop",
+];
+
+/// What is compared of a run.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    outcome: Outcome,
+    counters: [Vec<u8>; 2],
+    console: Vec<u8>,
+    dirtied: Vec<u64>,
+}
+
+fn run(replica: &mut Replica, input: &[u8]) -> Seen {
+    let outcome = replica.run(input, DEADLINE).unwrap();
+    Seen {
+        outcome,
+        counters: [Space::Application, Space::Kernel].map(|space| replica.counters(space).to_vec()),
+        console: replica.console(),
+        dirtied: replica.differing_pages(),
+    }
+}
+
+fn rounds() -> usize {
+    std::env::var("UNIFORK_ROUNDS").map_or(12, |text| {
+        text.parse::<usize>().expect("UNIFORK_ROUNDS is a number").div_ceil(HARNESSES.len())
+    })
+}
+
+#[test]
+fn every_harness_is_put_back_by_every_engine() {
+    let kvm = Kvm::open().unwrap_or_else(|e| panic!("this test needs KVM: {e}"));
+    for (i, name) in HARNESSES.into_iter().enumerate() {
+        let image = common::image(name);
+        let guest = GuestImage::open(&image).unwrap();
+        let config = MachineConfig {
+            memory_bytes: 16 << 20,
+            stack_bytes: 1 << 20,
+            input_max: 64 << 10,
+            ..MachineConfig::default()
+        };
+        let boot = unifork_vmm::boot(&kvm, unifork_guest::KERNEL, &guest, &config).unwrap();
+        let BootEnd::Snapshot(snapshot) = boot.end else { panic!("{name}: {:?}", boot.end) };
+        let folder = image.with_extension("seeds");
+        let seeds: Vec<Vec<u8>> =
+            common::names(&folder).iter().map(|seed| std::fs::read(folder.join(seed)).unwrap()).collect();
+        let mut forks = Engine::ALL.map(|engine| Replica::spawn(&kvm, &snapshot, engine).unwrap());
+        let mut rng = StdRng::seed_from_u64(i as u64);
+        for round in 0..rounds() {
+            let mut input = seeds[rng.random_range(0..seeds.len())].clone();
+            for _ in 0..rng.random_range(0..4) {
+                if !input.is_empty() {
+                    let at = rng.random_range(0..input.len());
+                    input[at] = rng.random();
+                }
+            }
+            let mut specification: Option<Seen> = None;
+            for fork in &mut forks {
+                let what = format!("{name}, {}, round {round}", fork.engine());
+                let seen = run(fork, &input);
+                match &specification {
+                    None => specification = Some(seen),
+                    Some(specification) => assert!(seen == *specification, "{what}: {:?}", seen.outcome),
+                }
+                fork.reset().unwrap();
+                assert_eq!(fork.differing_pages(), Vec::<u64>::new(), "{what}: memory");
+                let (mut state, mut then) = (fork.vcpu_state().unwrap(), snapshot.vcpu().clone());
+                state.xsave.clear();
+                then.xsave.clear();
+                assert!(state == then, "{what}: {state:?}\nbut the snapshot has\n{then:?}");
+            }
+        }
+    }
+}
