@@ -120,18 +120,7 @@ pub(crate) fn user_sregs(mut sregs: kvm_sregs, cr3: u64, cr4: u64) -> kvm_sregs 
         ..Default::default()
     };
     sregs.ldt = kvm_segment { unusable: 1, ..Default::default() };
-    let data = kvm_segment {
-        base: 0,
-        limit: 0xffff_ffff,
-        selector: USER_DATA,
-        type_: 3,
-        present: 1,
-        dpl: 3,
-        db: 1,
-        s: 1,
-        g: 1,
-        ..Default::default()
-    };
+    let data = user_data();
     sregs.ds = data;
     sregs.es = data;
     sregs.fs = data;
@@ -142,7 +131,14 @@ pub(crate) fn user_sregs(mut sregs: kvm_sregs, cr3: u64, cr4: u64) -> kvm_sregs 
 
 /// Sets CS and SS as `iretq` to CPL 3 would; the other segments are the guest's own.
 pub(crate) fn enter_user(sregs: &mut kvm_sregs) {
-    let ss = kvm_segment {
+    let ss = user_data();
+    sregs.ss = ss;
+    sregs.cs = kvm_segment { selector: USER_CODE, type_: 11, db: 0, l: 1, ..ss };
+}
+
+/// A flat data segment at CPL 3.
+fn user_data() -> kvm_segment {
+    kvm_segment {
         base: 0,
         limit: 0xffff_ffff,
         selector: USER_DATA,
@@ -153,9 +149,7 @@ pub(crate) fn enter_user(sregs: &mut kvm_sregs) {
         s: 1,
         g: 1,
         ..Default::default()
-    };
-    sregs.ss = ss;
-    sregs.cs = kvm_segment { selector: USER_CODE, type_: 11, db: 0, l: 1, ..ss };
+    }
 }
 
 #[cfg(test)]
