@@ -41,7 +41,9 @@ pub(crate) struct Tally {
     pub(crate) runs: u64,
     /// Pages put back after them.
     pub(crate) reset_pages: u64,
-    /// Time in the replica: running inputs, and putting it back.
+    /// Time in the replica: writing inputs, running them, and putting it back. A batch writes and resets
+    /// while it runs, and all of it counts as running.
+    pub(crate) writing: Duration,
     pub(crate) running: Duration,
     pub(crate) resetting: Duration,
     /// Nanoseconds of each reset and run together, while there is room; for `unifork bench`.
@@ -65,12 +67,13 @@ pub(crate) struct Tally {
 
 impl Tally {
     #[inline]
-    fn count(&mut self, reset: Duration, run: Duration) {
+    fn count(&mut self, reset: Duration, write: Duration, run: Duration) {
         self.runs += 1;
         self.resetting += reset;
+        self.writing += write;
         self.running += run;
         if self.samples.len() < self.samples.capacity() {
-            self.samples.push(u32::try_from((reset + run).as_nanos()).unwrap_or(u32::MAX));
+            self.samples.push(u32::try_from((reset + write + run).as_nanos()).unwrap_or(u32::MAX));
         }
     }
 }
@@ -176,10 +179,12 @@ impl ReplicaExecutor {
             // This run may enter the history.
             batcher.stale = true;
         }
-        let outcome = self.replica.run(input, self.deadline)?;
+        self.replica.prepare(input)?;
+        let written = Instant::now();
+        let outcome = self.replica.run_prepared(self.deadline);
         self.now = Instant::now();
-        self.last.elapsed.set(self.now - start);
-        self.tally.count(start - before, self.now - start);
+        self.last.elapsed.set(self.now - written);
+        self.tally.count(start - before, written - start, self.now - written);
         *state.executions_mut() += 1;
         if let Some(auditor) = self.auditor.as_mut().filter(|auditor| auditor.due(self.tally.runs)) {
             auditor.run(self.tally.runs, &self.replica, input, &outcome)?;
