@@ -131,6 +131,12 @@ unifork_test_interpreter:
     mov eax, ecx
     xor edx, edx
     xsave64 [rbx]
+    // Which components were found in use, and so written, is the CPU's own affair: when the host
+    // schedules another thread in between, one in its initial state may be found so or not.
+    mov ecx, 832 / 8
+3:  mov qword ptr [rbx + rcx * 8 - 8], 0
+    dec ecx
+    jnz 3b
     jmp .Lnext
 .Lop_fxrstor:              // Fxrstor from A
     fxrstor64 [rbx]
