@@ -1,5 +1,6 @@
 //! Tests on real KVM, with guests of a few bytes. Without `/dev/kvm` they fail, and say why.
 
+mod bench;
 mod boot;
 mod common;
 mod determinism;
