@@ -28,6 +28,8 @@ pub(crate) struct Auditor {
     pub(crate) audits: u64,
     /// Those that differed.
     pub(crate) differences: u64,
+    // Inputs that differ from new fork to new fork: the harness's own doing.
+    unrepeatable: u64,
 }
 
 /// What is compared of a run.
@@ -42,7 +44,17 @@ struct Seen {
 impl Auditor {
     /// Audits every `every`th run.
     pub(crate) fn new(kvm: Arc<Kvm>, snapshot: Arc<Snapshot>, deadline: Duration, every: u64) -> Self {
-        Self { kvm, snapshot, deadline, every, due: every, runs: Vec::new(), audits: 0, differences: 0 }
+        Self {
+            kvm,
+            snapshot,
+            deadline,
+            every,
+            due: every,
+            runs: Vec::new(),
+            audits: 0,
+            differences: 0,
+            unrepeatable: 0,
+        }
     }
 
     /// Whether the campaign, at `runs`, owes an audit.
@@ -101,6 +113,18 @@ impl Auditor {
         // A timeout stops where the clock ran out: only that it is one can be the same.
         let timeout = exact.outcome == Outcome::Timeout && seen.outcome == Outcome::Timeout;
         if timeout || exact == *seen {
+            return Ok(());
+        }
+        let mut again = Replica::spawn(&self.kvm, &self.snapshot, Engine::CopyAll)?;
+        let outcome = again.run(input, self.deadline)?;
+        if outcome != exact.outcome || counters(&again) != exact.counters {
+            self.unrepeatable += 1;
+            if self.unrepeatable == 1 {
+                eprintln!(
+                    "unifork: warning: an input does not repeat even in new forks: the harness reads the \
+                     time-stamp counter or the CPU's random numbers; see docs/determinism.md"
+                );
+            }
             return Ok(());
         }
         self.differences += 1;

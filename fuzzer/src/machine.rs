@@ -15,6 +15,7 @@ use unifork_vmm::{
 
 use crate::findings;
 use crate::report;
+use crate::syscalls;
 use crate::units;
 
 /// What the machine is like. A snapshot file has it frozen in.
@@ -84,7 +85,10 @@ pub(crate) enum MachineError {
         source: BootError,
     },
     /// It ran, and ended without asking for an input.
-    #[error("{} asked for no input: {}{}", path.display(), report::sentence(outcome), last_words(console))]
+    #[error(
+        "{} asked for no input: {}{}{}",
+        path.display(), report::sentence(outcome), last_words(console), not_served(unserved)
+    )]
     NoInput {
         /// The image.
         path: PathBuf,
@@ -92,7 +96,16 @@ pub(crate) enum MachineError {
         outcome: Box<Outcome>,
         /// What it said.
         console: String,
+        /// System calls that the libOS did not serve.
+        unserved: Vec<(u64, u32)>,
     },
+}
+
+fn not_served(unserved: &[(u64, u32)]) -> String {
+    if unserved.is_empty() {
+        return String::new();
+    }
+    format!("; {}: {}", syscalls::NOT_SERVED, syscalls::list(unserved))
 }
 
 fn last_words(console: &str) -> String {
@@ -165,7 +178,8 @@ pub(crate) fn open(path: &Path, args: &MachineArgs) -> Result<Machine, MachineEr
             Ok(Machine { kvm, snapshot, boot: Some(facts) })
         }
         BootEnd::Ended(outcome) => {
-            Err(MachineError::NoInput { path: path.to_path_buf(), outcome: Box::new(outcome), console })
+            let (path, outcome) = (path.to_path_buf(), Box::new(outcome));
+            Err(MachineError::NoInput { path, outcome, console, unserved: boot.unserved })
         }
     }
 }

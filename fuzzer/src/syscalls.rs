@@ -2,6 +2,10 @@
 //!
 //! Source: `arch/x86/entry/syscalls/syscall_64.tbl` of Linux 6.12, "common" and "64" entries.
 
+/// What a list of counted calls is headed with.
+pub(crate) const NOT_SERVED: &str =
+    "system calls the libOS does not serve (ENOSYS), or not fully (mprotect is not enforced)";
+
 /// Number 0 onwards.
 #[rustfmt::skip]
 const FIRST: [&str; 335] = [

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libafl_bolts::hash_std;
-use unifork_vmm::introspect::{CrashReport, Stop, Symbols};
-use unifork_vmm::{Cause, Engine, Kvm, Outcome, Replica, ReplicaError, Snapshot, Space};
+use unifork_vmm::introspect::{CrashReport, Frame, Stop, Symbols};
+use unifork_vmm::{Cause, CrashKind, Engine, Kvm, Outcome, Replica, ReplicaError, Snapshot, Space};
 
 use crate::report;
 
@@ -79,11 +79,31 @@ impl Triage {
         let stop = Stop { cause: report::sentence(outcome), console: replica.console(), ..stop };
         let report = CrashReport::collect(&stop, replica, &self.symbols);
         let name = match outcome {
-            Outcome::Crash(crash) => format!("{}-{}", crash.kind, short(report.stack_hash.0)),
+            Outcome::Crash(crash) => {
+                let spot = if crash.kind == CrashKind::StackOverflow { None } else { spot(&report.frames) };
+                format!(
+                    "{}-{}",
+                    crash.kind,
+                    short(report.stack_hash.0 ^ spot.map_or(0, |spot| hash_std(spot.as_bytes())))
+                )
+            }
             _ => format!("timeout-{}", short(hash_of_edges(&edges))),
         };
         Some(Sighting { name, outcome: outcome.clone(), report, coverage_hash, edges })
     }
+}
+
+/// Where debug information says the C runtime's sources are: `assert()` reports from there.
+const RUNTIME: &str = "/unifork/runtime/";
+
+/// The innermost source line known, so that two bugs in one function are two findings. Not for runaway
+/// recursion, which ends wherever the stack does.
+fn spot(frames: &[Frame]) -> Option<String> {
+    frames.iter().filter_map(|frame| frame.place.as_ref()).find_map(|place| {
+        let path = place.file.as_deref().filter(|path| !path.starts_with(RUNTIME))?;
+        let file = path.rsplit('/').next()?;
+        Some(format!("{file}:{}", place.line?))
+    })
 }
 
 fn hash_of_edges(edges: &[u32]) -> u64 {
@@ -114,6 +134,8 @@ pub(crate) struct Probed {
     pub(crate) console: Vec<u8>,
     /// Of the application's raw counters.
     pub(crate) coverage_hash: u64,
+    /// System calls of this run that the libOS did not serve.
+    pub(crate) unserved: Vec<(u64, u32)>,
 }
 
 impl Probe {
@@ -130,6 +152,7 @@ impl Probe {
         let outcome = replica.run(input, self.deadline)?;
         let coverage_hash = hash_std(replica.counters(Space::Application));
         let sighting = self.triage.sight(&replica, &outcome);
-        Ok(Probed { outcome, sighting, console: replica.console(), coverage_hash })
+        let unserved = replica.unserved();
+        Ok(Probed { outcome, sighting, console: replica.console(), coverage_hash, unserved })
     }
 }

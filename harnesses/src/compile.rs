@@ -338,6 +338,7 @@ pub fn build(request: &BuildRequest) -> Result<Built, BuildError> {
     let bytes = fs::read(&linked).map_err(io_error("read", &linked))?;
     let counters = inspect::inspect(&bytes)?;
     let (seeds, dictionary) = publish::publish(request, &bytes)?;
+    let ignored = inspect::ignored_hooks(&bytes);
 
     Ok(Built {
         image: request.output.clone(),
@@ -347,7 +348,7 @@ pub fn build(request: &BuildRequest) -> Result<Built, BuildError> {
         libc,
         compiled: compiled.compiled,
         reused: compiled.reused,
-        warnings: compiled.warnings + &link_warnings,
+        warnings: compiled.warnings + &link_warnings + &ignored,
     })
 }
 

@@ -300,7 +300,10 @@ impl GuestImage {
 
     fn check_version(&self, header: &Header) -> Result<(), ImageError> {
         let data: &[u8] = &self.bytes;
-        let Ok(sections) = header.sections(LE, data) else { return Ok(()) };
+        let sections = header.sections(LE, data).map_err(|_| ImageError::Malformed {
+            name: self.name.clone(),
+            reason: "its section headers lie outside of the file: it is truncated".into(),
+        })?;
         let Some((_, section)) = sections.section_by_name(LE, b".unifork.image") else { return Ok(()) };
         let found = section.data(LE, data).unwrap_or_default();
         let version = found.get(8..12).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);

@@ -14,6 +14,7 @@ use crate::cmd::{BlameExt as _, Failure, Status, say};
 use crate::findings::Record;
 use crate::machine::{self, MachineArgs};
 use crate::report;
+use crate::syscalls;
 use crate::triage::{Probe, Probed};
 use crate::units;
 
@@ -146,6 +147,9 @@ fn tell(args: &Args, first: &Probed, record: Option<&Record>, agreement: &Agreem
                 let _ = writeln!(text, "  console: {}", line.escape_debug());
             }
         }
+    }
+    if !first.unserved.is_empty() {
+        let _ = writeln!(text, "\n{}: {}", syscalls::NOT_SERVED, syscalls::list(&first.unserved));
     }
     let Agreement { runs, agree, as_recorded } = agreement;
     let what =

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
             }
             let machine = machine::open(image, &args.machine).map_err(super::machine_failure)?;
             machine.snapshot.write_to(&output).map_err(|error| {
-                Failure::usage(error).help("check that the folder may be written and its disk is not full")
+                Failure::host(error).help("check that the folder may be written and its disk is not full")
             })?;
             tell(&output, &machine.snapshot, json);
         }

@@ -18,6 +18,7 @@ pub static RUNTIME: &[(&str, &str)] = runtime![
     "driver.c",
     "image.c",
     "include/unifork.h",
+    "mutate.c",
     "sancov.c",
     "standalone.c",
 ];

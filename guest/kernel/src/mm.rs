@@ -20,6 +20,9 @@ use crate::errno::{Errno, Outcome};
 const MAPS_MAX: usize = 2048;
 
 const PROT_NONE: u64 = 0;
+const PROT_WRITE: u64 = 2;
+/// Number of the call.
+const MPROTECT: u64 = 10;
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
 const MAP_TYPE: u64 = 0xf;
@@ -170,6 +173,11 @@ impl Arena {
         let bytes = round_up(bytes)?;
         if unifork_hal::User::readable(start, bytes).is_err() {
             return Err(Errno::ENOMEM);
+        }
+        let inside = start >= self.start && start < self.end;
+        if inside && protection & PROT_WRITE == 0 {
+            // Accepted, for a program that cannot do without, and named in the run's report.
+            unifork_hal::count_unserved(MPROTECT);
         }
         Ok(0)
     }

@@ -22,13 +22,14 @@ type Action = [u64; 4];
 pub(crate) struct Signals {
     actions: [Action; SIGNALS],
     blocked: u64,
+    pending: u64,
     alternate_stack: [u64; 3],
 }
 
 impl Signals {
     pub(crate) const fn new() -> Self {
         // SS_DISABLE: no alternate stack.
-        Self { actions: [[0; 4]; SIGNALS], blocked: 0, alternate_stack: [0, 2, 0] }
+        Self { actions: [[0; 4]; SIGNALS], blocked: 0, pending: 0, alternate_stack: [0, 2, 0] }
     }
 
     pub(crate) fn rt_sigaction(&mut self, signal: u64, new: u64, old: u64, set_bytes: u64) -> Outcome {
@@ -48,7 +49,14 @@ impl Signals {
         Ok(0)
     }
 
-    pub(crate) fn rt_sigprocmask(&mut self, how: u64, new: u64, old: u64, set_bytes: u64) -> Outcome {
+    pub(crate) fn rt_sigprocmask(
+        &mut self,
+        how: u64,
+        new: u64,
+        old: u64,
+        set_bytes: u64,
+        frame: &SyscallFrame,
+    ) -> Outcome {
         if set_bytes != SET_BYTES {
             return Err(Errno::EINVAL);
         }
@@ -66,6 +74,11 @@ impl Signals {
         if old != 0 {
             write_words(old, &[before])?;
         }
+        let ready = self.pending & !self.blocked;
+        if ready != 0 {
+            self.pending &= !ready;
+            signalled(ready.trailing_zeros().cast_signed() + 1, frame);
+        }
         Ok(0)
     }
 
@@ -82,7 +95,7 @@ impl Signals {
     }
 
     /// `kill`, `tkill` and `tgkill` of the only process there is. A signal that would end it ends
-    /// the run; so does one with a handler, which is not called.
+    /// the run, at once or when it is unblocked; so does one with a handler, which is not called.
     pub(crate) fn raise(&mut self, target: u64, signal: u64, frame: &SyscallFrame) -> Outcome {
         if target != PID && target != 0 {
             return Err(Errno::ESRCH);
@@ -93,6 +106,10 @@ impl Signals {
         let number = number(signal).ok_or(Errno::EINVAL)?;
         let handler = self.actions[number][0];
         if handler == SIG_IGN || handler == 0 && IGNORED.contains(&signal) {
+            return Ok(0);
+        }
+        if self.blocked >> number & 1 == 1 {
+            self.pending |= 1 << number;
             return Ok(0);
         }
         signalled(i32::try_from(signal).unwrap_or(0), frame)

@@ -67,7 +67,7 @@ table! {
     clock_nanosleep = 230 => |k, [clock, flags, request, ..], _| k.clock.clock_nanosleep(clock, flags, request);
     // Signals.
     rt_sigaction = 13 => |k, [signal, new, old, bytes, ..], _| k.signals.rt_sigaction(signal, new, old, bytes);
-    rt_sigprocmask = 14 => |k, [how, new, old, bytes, ..], _| k.signals.rt_sigprocmask(how, new, old, bytes);
+    rt_sigprocmask = 14 => |k, [how, new, old, bytes, ..], f| k.signals.rt_sigprocmask(how, new, old, bytes, f);
     kill = 62 => |k, [pid, signal, ..], f| k.signals.raise(pid, signal, f);
     sigaltstack = 131 => |k, [new, old, ..], _| k.signals.sigaltstack(new, old);
     tkill = 200 => |k, [tid, signal, ..], f| k.signals.raise(tid, signal, f);

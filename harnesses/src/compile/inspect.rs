@@ -34,8 +34,9 @@ pub enum ImageError {
     },
     /// No file was compiled with coverage.
     #[error(
-        "no coverage: no file was compiled with it, so nothing could be learnt from a run; give sources instead of \
-         .o and .a files, or compile those with -fsanitize-coverage=inline-8bit-counters,pc-table"
+        "no coverage: nothing that was compiled has an edge to count, so nothing could be learnt from a run; give \
+         sources instead of .o and .a files, or compile those with \
+         -fsanitize-coverage=inline-8bit-counters,pc-table (clang instruments no function that never returns)"
     )]
     NoCoverage,
     /// The runtime's linker script was not applied.
@@ -105,6 +106,18 @@ fn counters(elf: &ElfFile64<'_, Endianness>) -> Result<usize, ImageError> {
     }
     usize::try_from(stop - start)
         .map_err(|_| ImageError::Layout { what: "the coverage counters are beyond measure".into() })
+}
+
+/// A warning for each of libFuzzer's hooks that the harness defines and unifork does not call.
+pub(super) fn ignored_hooks(bytes: &[u8]) -> String {
+    let Ok(file) = ElfFile64::<Endianness>::parse(bytes) else { return String::new() };
+    let hooks = ["LLVMFuzzerCustomMutator", "LLVMFuzzerCustomCrossOver"];
+    let defined = |hook: &&str| file.symbols().any(|s| s.is_definition() && s.name() == Ok(*hook));
+    hooks
+        .iter()
+        .filter(|hook| defined(hook))
+        .map(|hook| format!("warning: {hook} is not called: unifork mutates inputs by itself\n"))
+        .collect()
 }
 
 #[cfg(test)]

@@ -35,6 +35,11 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), BuildError> {
         return unusable(&request.output, "is a folder; name a file for the image");
     }
     if let Some(seeds) = &request.seeds
+        && !seeds.is_dir()
+    {
+        return Err(BuildError::NotFound { path: seeds.clone() });
+    }
+    if let Some(seeds) = &request.seeds
         && seed_files(seeds)?.is_empty()
     {
         return unusable(seeds, "the seeds folder has no files; put one input per file into it");

@@ -128,11 +128,7 @@ pub(super) fn closing(summary: &Summary, boot: Option<&BootFacts>) -> String {
     }
     let unserved = unserved(summary, boot);
     if !unserved.is_empty() {
-        let _ = writeln!(
-            text,
-            "system calls the libOS does not serve (they got ENOSYS): {}",
-            syscalls::list(&unserved)
-        );
+        let _ = writeln!(text, "{}: {}", syscalls::NOT_SERVED, syscalls::list(&unserved));
     }
     if figures.unrepeated > 0 {
         let _ =
