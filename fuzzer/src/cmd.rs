@@ -15,6 +15,7 @@ pub(crate) mod doctor;
 pub(crate) mod fuzz;
 pub(crate) mod repro;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod snapshot;
 
 use std::fmt::Write as _;

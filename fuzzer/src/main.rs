@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Snapshot(args) => cmd::snapshot::run(&args, json),
         Command::Fuzz(args) => cmd::fuzz::run(&args, json),
         Command::Repro(args) => cmd::repro::run(&args, json),
+        Command::Serve(args) => cmd::serve::run(&args, json),
         Command::Bench(args) => cmd::bench::run(&args, json),
     };
     match ended {

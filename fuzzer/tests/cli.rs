@@ -11,7 +11,20 @@ use common::{image, run, text};
 #[test]
 fn help_texts_are_as_stored() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
-    for command in ["", "doctor", "run", "snapshot", "fuzz", "repro", "bench", "bench exec"] {
+    for command in [
+        "",
+        "doctor",
+        "run",
+        "snapshot",
+        "fuzz",
+        "repro",
+        "serve",
+        "bench",
+        "bench spawn",
+        "bench reset",
+        "bench exec",
+        "bench control",
+    ] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");
         let shown = run(&args).expect(0).stdout;

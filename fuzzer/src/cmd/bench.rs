@@ -2,7 +2,17 @@
 //!
 //! Exit codes: 0 measured; 2 bad input; 3 the host failed.
 
+pub(crate) mod control;
 pub(crate) mod exec;
+mod fit;
+mod footprint;
+mod peers;
+mod plot;
+mod report;
+pub(crate) mod reset;
+pub(crate) mod spawn;
+
+use std::time::Duration;
 
 use clap::Subcommand;
 
@@ -18,13 +28,34 @@ pub(crate) struct Args {
 /// What to measure.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Time to a running fork, phase by phase, and memory of each
+    Spawn(spawn::Args),
+    /// What putting a fork back costs, by dirty pages and engine
+    Reset(reset::Args),
     /// Executions a second of each image, and where the time goes
     Exec(exec::Args),
+    /// The price of asking for a fork: a call, a Unix socket, TCP
+    Control(control::Args),
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     match &args.verb {
+        Verb::Spawn(args) => spawn::run(args, json),
+        Verb::Reset(args) => reset::run(args, json),
         Verb::Exec(args) => exec::run(args, json),
+        Verb::Control(args) => control::run(args, json),
     }
+}
+
+/// In microseconds.
+fn us(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+/// What a measurement of the VMM's own could not be made for is the host's fault.
+fn measured<T>(result: Result<T, unifork_vmm::bench::Unmeasured>) -> Result<T, Failure> {
+    result.map_err(|error| {
+        Failure::host(anyhow::anyhow!("{error}")).help("`unifork doctor` says what this host offers")
+    })
 }

@@ -1,47 +1,47 @@
 //! `unifork bench exec`: fuzz each image for a while, and say where the time of a run goes.
 //!
-//! The campaign is the real one, in a folder that is thrown away. Beside it stands the floor: the
-//! bare `KVM_RUN` round trip, measured in the same process before and after.
+//! The campaigns are real ones, in folders that are thrown away, one for each core. Beside them stands the
+//! floor, the bare `KVM_RUN` round trip measured in the same process before and after, and other fuzzers on
+//! the same harness, with `--peers`.
 
-use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use serde::Serialize;
-use unifork_vmm::{Engine, Kvm, Space, bench};
+use unifork_harnesses::compile::Flags;
+use unifork_vmm::bench;
+use unifork_vmm::{Engine, Kvm};
 
-use crate::campaign::{self, Campaign, Plan};
-use crate::cmd::fuzz;
-use crate::cmd::{BlameExt as _, Failure, Status, machine_failure, say};
-use crate::machine::{self, Machine, MachineArgs};
-use crate::monitor::Show;
-use crate::output::Output;
-use crate::seeds;
+use super::peers::{self, Work};
+use super::plot::{Bar, Bars, Panel, Picture};
+use super::report::{Cell, Host, OutputArgs, Report, Table};
+use super::{measured, us};
+use crate::campaign;
+use crate::cmd::{Blame, BlameExt as _, Failure, Status, machine_failure};
+use crate::machine::MachineArgs;
 use crate::units::{self, show_count};
+
+mod runs;
+use runs::{Mode, Runs};
 
 /// Round trips measured before and after.
 const ROUND_TRIPS: usize = 2_000;
-/// Room for the times of single runs: four bytes each.
-const SAMPLES: usize = 1 << 20;
-
-/// Times the last map is judged again, to see what that costs.
-const MAP_ROUNDS: u32 = 1_000;
-/// Time a run may take.
-const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Flags of `unifork bench exec`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
+Examples:
   unifork bench exec noop.img sqlite.img --for 5s
+  unifork bench exec harnesses/cjson --peers --plot exec.svg
 
-Seeds and dictionaries are those beside the images. Times are microseconds per execution: `reset`
-puts the fork back, `run` writes the input and runs the guest, `map` buckets and compares the
-coverage, `engine` is the rest: choosing, mutating, keeping books. In batches the guest puts itself
-back and tells news apart, which is then part of `run`; single runs have no time of their own.")]
+Seeds and dictionaries are those beside the images; a folder with a harness.toml is built first. Times
+are microseconds per execution: `reset` puts the fork back, `write` gives it the input, `run` runs the
+guest, `map` buckets and compares the coverage, `engine` is the rest: choosing, mutating, keeping books.
+In batches the guest puts itself back and tells news apart, which is then part of `run`; single runs have
+no time of their own.")]
 pub(crate) struct Args {
-    /// Images or snapshot files
+    /// Images, snapshot files, or folders of harnesses
     #[arg(required = true)]
     images: Vec<PathBuf>,
     /// Reset engine; may be given again [default: all but copy-all]
@@ -50,201 +50,231 @@ pub(crate) struct Args {
     /// Measure runs one by one only, not in batches as well
     #[arg(long)]
     no_batch: bool,
-    /// Time for each image and engine
+    /// Campaigns at once, for batches, or without them for the first engine [default: 1, 2, 4, ... all cores]
+    #[arg(long, value_delimiter = ',', value_name = "N,...")]
+    cores: Vec<NonZeroUsize>,
+    /// Repetitions of each measurement
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    repeat: u32,
+    /// Time for each image, engine and repetition
     #[arg(long = "for", default_value = "3s", value_parser = units::duration, value_name = "TIME")]
     duration: Duration,
+    /// Also measure other fuzzers, where they are installed, on harnesses given as folders
+    #[arg(long)]
+    peers: bool,
     #[command(flatten)]
     machine: MachineArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
-/// What one image did with one engine. Times are microseconds.
-#[derive(Clone, Debug, Serialize)]
-struct Row {
-    image: String,
-    engine: String,
-    execs: u64,
-    execs_per_s: f64,
-    /// Reset and run together, of single executions; none in batches.
-    p50_us: Option<f64>,
-    p90_us: Option<f64>,
-    /// Means per execution.
-    reset_us: f64,
-    run_us: f64,
-    /// In batches it is part of the run.
-    map_us: Option<f64>,
-    engine_us: f64,
-    pages_per_run: f64,
-    edges_total: usize,
-    /// `p50_us` over the p50 of the bare round trip.
-    over_bare: Option<f64>,
-}
-
-/// The floor, in microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Floor {
-    p50_us: f64,
-    p90_us: f64,
-}
-
-/// Where it was measured.
-#[derive(Clone, Debug, Serialize)]
-struct Host {
-    cpu: String,
-    kernel: String,
-    kvm: String,
+/// What is fuzzed.
+#[derive(Debug)]
+struct Subject {
+    name: String,
+    image: PathBuf,
+    /// Its harness's folder, if that is what was given.
+    folder: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
-    let engines = if args.engine.is_empty() {
-        Engine::ALL.into_iter().filter(|&engine| engine != Engine::CopyAll).collect()
-    } else {
-        args.engine.clone()
-    };
+    let host = Host::here();
     let kvm = Kvm::open().map_err(|error| machine_failure(error.into()))?;
-    let before = floor(&kvm)?;
-    let mut rows = Vec::new();
+    let scratch = tempfile::tempdir().context("cannot make a temporary folder").or_host()?;
+    let mut subjects = Vec::new();
     for image in &args.images {
-        for &engine in &engines {
-            rows.push(measure(args, image, engine, false)?);
-            if engine == Engine::HotSet && !args.no_batch {
-                rows.push(measure(args, image, engine, true)?);
+        subjects.push(subject(image, scratch.path())?);
+    }
+    let modes = modes(args);
+    let cores = cores(args);
+    let before = floor(&kvm)?;
+    let (mut all, mut others, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    for subject in &subjects {
+        for (turn, &mode) in modes.iter().enumerate() {
+            let on_many = mode == Mode::Batches || !modes.contains(&Mode::Batches) && turn == 0;
+            for &cores in if on_many { cores.as_slice() } else { &cores[..1] } {
+                let site =
+                    runs::Site { image: &subject.image, machine: &args.machine, duration: args.duration };
+                match site.measure(&subject.name, mode, cores, args.repeat) {
+                    Ok(runs) => all.push(runs),
+                    // An engine that this host is not good for: the others are still worth measuring.
+                    Err(failure) if modes.len() > 1 && failure.blame == Blame::Host => {
+                        notes.push(format!(
+                            "not measured: {} with {}: {:#}",
+                            subject.name,
+                            mode.short(),
+                            failure.error
+                        ));
+                    }
+                    Err(failure) => return Err(failure),
+                }
             }
+        }
+        if args.peers {
+            others.extend(measure_peers(args, subject, &mut notes));
         }
     }
     let after = floor(&kvm)?;
-    for row in &mut rows {
-        row.over_bare = row.p50_us.map(|p50_us| p50_us / ((before.p50_us + after.p50_us) / 2.0));
+    let bare = (before[0] + after[0]) / 2.0;
+    notes.push(format!(
+        "bare KVM_RUN round trip: p50 {:.1} us, p90 {:.1} us before; p50 {:.1} us, p90 {:.1} us after",
+        before[0], before[1], after[0], after[1]
+    ));
+    notes.push(format!("exec/s: median (least-most) of {} repetitions of {:?}", args.repeat, args.duration));
+    let main = runs::table(&all, bare);
+    let picture = Some(picture(&all, &others));
+    let mut tables = vec![main];
+    if args.peers {
+        tables.push(peer_table(&all, &others));
     }
-    let host = host();
-    if json {
-        let line =
-            serde_json::json!({ "host": host, "bare_before": before, "bare_after": after, "rows": rows });
-        say(&format!("{line}\n"));
-    } else {
-        say(&table(&host, [before, after], &rows));
-    }
+    Report { host, tables, notes, picture }.publish(&args.output, json)?;
     Ok(Status::Done)
 }
 
-fn floor(kvm: &Kvm) -> Result<Floor, Failure> {
-    let sample = bench::round_trip(kvm, ROUND_TRIPS)
-        .map_err(|error| anyhow::anyhow!("{error}"))
-        .context("cannot measure the bare round trip")
-        .or_host()?;
-    Ok(Floor { p50_us: us(sample.percentile(50)), p90_us: us(sample.percentile(90)) })
-}
-
-fn measure(args: &Args, image: &Path, engine: Engine, batches: bool) -> Result<Row, Failure> {
-    let machine = machine::open(image, &args.machine).map_err(machine_failure)?;
-    let folder = tempfile::tempdir().context("cannot make a temporary folder").or_host()?;
-    let output = Output::open(folder.path()).or_host()?;
-    let edges_total = machine.snapshot.counter_count(Space::Application);
-    let plan = Plan { batches, ..plan(image, &machine, engine, args.duration)? };
-    let mut campaign = Campaign::open(plan, &output).map_err(fuzz::campaign_failure)?;
-    campaign.load().map_err(fuzz::campaign_failure)?;
-    // Seeds and their first faults are not what is measured.
-    let tally = campaign.tally_mut();
-    *tally = crate::executor::Tally { kernel_seen: tally.kernel_seen.clone(), ..Default::default() };
-    tally.samples.reserve_exact(SAMPLES);
-    let start = Instant::now();
-    campaign.run().map_err(fuzz::campaign_failure)?;
-    let elapsed = start.elapsed();
-    let map_us = us(campaign.time_map(MAP_ROUNDS).map_err(fuzz::campaign_failure)?) / f64::from(MAP_ROUNDS);
-    let map_us = Some(map_us).filter(|_| !batches);
-    let tally = campaign.tally_mut();
-    tally.samples.sort_unstable();
-    let percentile = |percent: usize| {
-        let last = tally.samples.len().saturating_sub(1);
-        let sample = tally.samples.get((last * percent).div_ceil(100)).filter(|_| !batches);
-        sample.map(|&ns| f64::from(ns) / 1e3)
-    };
-    let runs = tally.runs.max(1) as f64;
-    let (reset_us, run_us) = (us(tally.resetting) / runs, us(tally.running) / runs);
-    Ok(Row {
-        image: image.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-        engine: if batches { "batches".to_owned() } else { engine.to_string() },
-        execs: tally.runs,
-        execs_per_s: runs / elapsed.as_secs_f64(),
-        p50_us: percentile(50),
-        p90_us: percentile(90),
-        reset_us,
-        run_us,
-        map_us,
-        engine_us: (us(elapsed) / runs - reset_us - run_us - map_us.unwrap_or(0.0)).max(0.0),
-        pages_per_run: tally.reset_pages as f64 / runs,
-        edges_total,
-        over_bare: None,
-    })
-}
-
-/// A campaign from the seeds and with the dictionary beside `image`.
-fn plan(image: &Path, machine: &Machine, engine: Engine, duration: Duration) -> Result<Plan, Failure> {
-    let (seeds_beside, dict_beside, _) = campaign::neighbours(image);
-    let seeds = seeds::read(&[seeds_beside], machine.snapshot.input_max()).map_err(fuzz::seeds_failure)?;
-    let dict = dict_beside.is_file().then(|| seeds::dictionary(&dict_beside));
-    Ok(Plan {
-        kvm: machine.kvm.clone(),
-        snapshot: machine.snapshot.clone(),
-        machine: machine.describe(image, DEADLINE, engine),
-        audit: None,
-        batches: false,
-        engine,
-        deadline: DEADLINE,
-        seeds: seeds.usable,
-        tokens: dict.transpose().map_err(fuzz::seeds_failure)?,
-        kernel_coverage: false,
-        seed: Some(0),
-        execs: None,
-        duration: Some(duration),
-        until_finding: false,
-        show: Show::Nothing,
-    })
-}
-
-fn us(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e6
-}
-
-fn host() -> Host {
-    let facts = crate::cmd::doctor::facts();
-    let fact = |name: &str| {
-        facts.iter().find(|(found, _)| *found == name).map_or_else(String::new, |(_, fact)| fact.clone())
-    };
-    Host { cpu: fact("CPU"), kernel: fact("kernel"), kvm: fact("KVM") }
-}
-
-fn table(host: &Host, floors: [Floor; 2], rows: &[Row]) -> String {
-    let mut text = format!("{}; kernel {}; {}\n", host.cpu, host.kernel, host.kvm);
-    let [before, after] = floors;
-    let _ = writeln!(
-        text,
-        "bare KVM_RUN round trip: p50 {:.1} us, p90 {:.1} us before; p50 {:.1} us, p90 {:.1} us after\n",
-        before.p50_us, before.p90_us, after.p50_us, after.p90_us
-    );
-    let _ = writeln!(
-        text,
-        "{:<22} {:<10} {:>8} {:>8} {:>8} {:>7} {:>8} {:>6} {:>7} {:>6} {:>7}",
-        "image", "engine", "exec/s", "p50 us", "p90 us", "reset", "run", "map", "engine", "pages", "x bare"
-    );
-    let or_dash =
-        |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
-    for row in rows {
-        let _ = writeln!(
-            text,
-            "{:<22} {:<10} {:>8} {:>8} {:>8} {:>7.1} {:>8.1} {:>6} {:>7.1} {:>6.1} {:>7}",
-            row.image,
-            row.engine,
-            show_count(row.execs_per_s as u64),
-            or_dash(row.p50_us, 1),
-            or_dash(row.p90_us, 1),
-            row.reset_us,
-            row.run_us,
-            or_dash(row.map_us, 1),
-            row.engine_us,
-            row.pages_per_run,
-            or_dash(row.over_bare, 2)
-        );
+fn subject(given: &Path, scratch: &Path) -> Result<Subject, Failure> {
+    if !given.is_dir() {
+        let name = given.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        return Ok(Subject { name, image: given.to_path_buf(), folder: None });
     }
-    text
+    let name = given.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let image = scratch.join(format!("{name}.img"));
+    unifork_harnesses::build_harness(given, &image, &Flags::default()).or_usage().map_err(|failure| {
+        failure.help(format!("see why with `unifork build {} -o {name}.img`", given.display()))
+    })?;
+    Ok(Subject { name, image, folder: Some(given.to_path_buf()) })
+}
+
+fn modes(args: &Args) -> Vec<Mode> {
+    let given = |engine: &Engine| match args.engine.as_slice() {
+        [] => *engine != Engine::CopyAll,
+        some => some.contains(engine),
+    };
+    let mut modes: Vec<Mode> = Engine::ALL.into_iter().filter(given).map(Mode::Single).collect();
+    if !args.no_batch && modes.contains(&Mode::Single(Engine::HotSet)) {
+        modes.push(Mode::Batches);
+    }
+    modes
+}
+
+fn cores(args: &Args) -> Vec<usize> {
+    let mut cores: Vec<usize> = args.cores.iter().map(|cores| cores.get()).collect();
+    if cores.is_empty() {
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        cores = std::iter::successors(Some(1), |cores| Some(cores * 2))
+            .take_while(|&cores| cores < all)
+            .collect();
+        cores.push(all);
+    }
+    cores.sort_unstable();
+    cores.dedup();
+    cores
+}
+
+/// p50 and p90 of the bare round trip, in microseconds.
+fn floor(kvm: &Kvm) -> Result<[f64; 2], Failure> {
+    let sample = measured(bench::round_trip(kvm, ROUND_TRIPS))?;
+    Ok([50, 90].map(|percent| us(sample.percentile(percent))))
+}
+
+/// A peer's figures on one harness.
+struct Other {
+    harness: String,
+    name: &'static str,
+    rates: Vec<f64>,
+}
+
+fn measure_peers(args: &Args, subject: &Subject, notes: &mut Vec<String>) -> Vec<Other> {
+    let Some(folder) = &subject.folder else {
+        notes.push(format!("no peers on {}: they need its sources; give the harness's folder", subject.name));
+        return Vec::new();
+    };
+    let (seeds, _, _) = campaign::neighbours(&subject.image);
+    let work =
+        Work { folder, image: &subject.image, seeds: &seeds, duration: args.duration, repeat: args.repeat };
+    let mut others = Vec::new();
+    for peer in peers::measure(&work) {
+        match peer.rates {
+            Ok(rates) => others.push(Other { harness: subject.name.clone(), name: peer.name, rates }),
+            Err(why) => notes.push(format!("not measured: {} on {}: {why}", peer.name, subject.name)),
+        }
+    }
+    others
+}
+
+/// The fastest one-core campaign on a harness, and its median rate.
+fn best(all: &[Runs], harness: &str) -> Option<f64> {
+    let rates = all.iter().filter(|runs| runs.image == harness && runs.cores == 1);
+    rates.filter_map(|runs| Cell::range(&runs.rates).middle()).max_by(f64::total_cmp)
+}
+
+fn peer_table(all: &[Runs], others: &[Other]) -> Table {
+    let row = |other: &Other| {
+        let rate = Cell::range(&other.rates);
+        let ratio = best(all, &other.harness).zip(rate.middle()).map(|(ours, theirs)| ours / theirs);
+        vec![
+            Cell::text(other.harness.as_str()),
+            Cell::text(other.name),
+            rate,
+            ratio.map_or(Cell::Blank, |ratio| Cell::Number(ratio, 2)),
+        ]
+    };
+    Table {
+        name: "peers",
+        title: "Other fuzzers on the same harness, sources and seeds, one core".into(),
+        columns: vec!["harness", "peer", "exec/s", "unifork is x times"],
+        rows: others.iter().map(row).collect(),
+    }
+}
+
+/// Rates over a logarithmic axis, ours and the peers'; then where the time of a run goes.
+fn picture(all: &[Runs], others: &[Other]) -> Picture {
+    let mut panels = Vec::new();
+    let mut names: Vec<&str> = all.iter().map(|runs| runs.image.as_str()).collect();
+    names.dedup();
+    for name in &names {
+        let bar = |label: String, rates: &[f64]| {
+            let cell = Cell::range(rates);
+            let middle = cell.middle().unwrap_or(0.0);
+            let range = if let Cell::Range([_, least, most]) = cell { Some((least, most)) } else { None };
+            Bar { label, values: vec![middle], note: format!("{}/s", show_count(middle as u64)), range }
+        };
+        let ours = all.iter().filter(|runs| runs.image == *name);
+        let mut bars: Vec<Bar> = ours.map(|runs| bar(runs.label(), &runs.rates)).collect();
+        let theirs = others.iter().filter(|other| other.harness == *name);
+        bars.extend(theirs.map(|other| bar(other.name.to_owned(), &other.rates)));
+        let heading = format!("{name}: executions a second, median of the repetitions and their range");
+        panels.push(Panel::Bars(Bars {
+            heading,
+            unit: "executions/s".into(),
+            segments: Vec::new(),
+            log: true,
+            bars,
+        }));
+    }
+    for batches in [false, true] {
+        let some = all.iter().filter(|runs| runs.cores == 1 && (runs.mode == Mode::Batches) == batches);
+        let bar = |runs: &Runs| {
+            let work = runs.run_us;
+            let rest = runs.reset_us + runs.write_us + runs.map_us + runs.engine_us;
+            Bar {
+                label: format!("{}, {}", runs.image, runs.mode.short()),
+                values: vec![runs.reset_us, runs.write_us, runs.map_us, runs.engine_us, work],
+                note: format!("{rest:.1} us besides the run, {work:.1} us in it"),
+                range: None,
+            }
+        };
+        let bars: Vec<Bar> = some.map(bar).collect();
+        if !bars.is_empty() {
+            let how = if batches { "in batches" } else { "one by one" };
+            panels.push(Panel::Bars(Bars {
+                heading: format!("Where the time of an execution goes, {how}, on one core"),
+                unit: "us per execution".into(),
+                segments: ["reset", "write", "map", "engine", "run"].map(str::to_owned).to_vec(),
+                log: false,
+                bars,
+            }));
+        }
+    }
+    Picture { title: "Executions".into(), panels, ..Picture::default() }
 }

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -115,7 +116,9 @@ impl Cell {
     /// The figure that stands for it.
     pub(crate) fn middle(&self) -> Option<f64> {
         match self {
-            Self::Number(value, _) | Self::Percentiles([value, ..]) | Self::Range([value, ..]) => Some(*value),
+            Self::Number(value, _) | Self::Percentiles([value, ..]) | Self::Range([value, ..]) => {
+                Some(*value)
+            }
             Self::Text(_) | Self::Blank => None,
         }
     }
@@ -135,7 +138,11 @@ impl Cell {
     /// Its columns in a CSV file, and keys in JSON, given that of the table.
     fn fields(&self, name: &str) -> Vec<(String, Value)> {
         let three = |names: [&str; 3], values: &[f64; 3]| {
-            names.iter().zip(values).map(|(suffix, value)| (format!("{name} {suffix}"), json!(value))).collect()
+            names
+                .iter()
+                .zip(values)
+                .map(|(suffix, value)| (format!("{name} {suffix}"), json!(value)))
+                .collect()
         };
         match self {
             Self::Text(text) => vec![(name.into(), json!(text))],
@@ -188,7 +195,11 @@ impl Table {
         for line in &lines {
             let mut shown = String::new();
             for ((field, &width), &left) in line.iter().zip(&widths).zip(&left) {
-                let _ = if left { write!(shown, "  {field:<width$}") } else { write!(shown, "  {field:>width$}") };
+                let _ = if left {
+                    write!(shown, "  {field:<width$}")
+                } else {
+                    write!(shown, "  {field:>width$}")
+                };
             }
             let _ = writeln!(text, "{}", shown.trim_end());
         }
@@ -236,7 +247,11 @@ impl Table {
 }
 
 fn quote(text: &str) -> String {
-    if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+    if text.contains([',', '"', '\n']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
 }
 
 /// A measurement, done.
@@ -264,7 +279,8 @@ impl Report {
         if let Some(picture) = &mut self.picture {
             picture.caption = self.host.line();
             for path in &output.plot {
-                let drawn = plot::draw(picture, path).with_context(|| format!("cannot draw {}", path.display()));
+                let drawn =
+                    plot::draw(picture, path).with_context(|| format!("cannot draw {}", path.display()));
                 write(path, &drawn.or_host()?)?;
             }
         }
@@ -296,7 +312,10 @@ fn beside(path: &Path, name: &str) -> PathBuf {
 /// Writes a file whole or not at all.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let wrote = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
+    // As any program would create it: what the umask leaves of this.
+    let permissions = fs::Permissions::from_mode(0o666);
+    let made = tempfile::Builder::new().permissions(permissions).tempfile_in(folder);
+    let wrote = made.and_then(|mut file| {
         file.write_all(bytes)?;
         file.persist(path).map_err(|error| error.error)
     });

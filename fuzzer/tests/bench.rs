@@ -1,0 +1,176 @@
+//! `unifork bench`: every measurement is made, and says the same in every form.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{image, root, run, text};
+use serde_json::Value;
+
+/// Runs `unifork bench ARGS` with every form of output, checks those, and gives the JSON.
+fn bench(args: &[&str], folder: &Path) -> Value {
+    let file = |name: &str| text(&folder.join(name)).to_owned();
+    let (csv, svg, png) = (file("x.csv"), file("x.svg"), file("x.png"));
+    let mut all = vec!["--json", "bench"];
+    all.extend(args);
+    all.extend(["--csv", &csv, "--plot", &svg, "--plot", &png]);
+    let report = run(&all).expect(0).json();
+    for fact in ["cpu", "kernel", "kvm", "date"] {
+        assert_ne!(report["host"][fact].as_str().unwrap_or_default(), "", "{fact}");
+    }
+    let drawn = fs::read_to_string(&svg).unwrap();
+    let kernel = report["host"]["kernel"].as_str().unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.contains(kernel), "the picture names the machine");
+    assert!(fs::read(&png).unwrap().starts_with(b"\x89PNG"));
+    let csv = fs::read_to_string(&csv).unwrap();
+    assert!(csv.starts_with("# ") && csv.contains(kernel), "{csv}");
+    let mut lines = csv.lines().skip(1);
+    // No name here has a comma in it but those of the ways to a fork, which are quoted.
+    let fields = |line: &str| line.replace("pooled, ", "").replace("TCP, ", "").split(',').count();
+    let columns = fields(lines.next().unwrap());
+    let rows = lines.inspect(|line| assert_eq!(fields(line), columns, "{line}")).count();
+    let name = args[0];
+    assert_eq!(rows, report["tables"][name].as_array().unwrap().len());
+    report
+}
+
+fn number(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or_else(|| panic!("no {key} in {row}"))
+}
+
+#[test]
+fn spawn_times_every_way_phase_by_phase() {
+    let image = image("planted/noop");
+    let dir = tempfile::tempdir().unwrap();
+    let report = bench(&["spawn", text(&image), "--rounds", "10", "--alive", "12,1"], dir.path());
+    let rows = report["tables"]["spawn"].as_array().unwrap();
+    let ways: Vec<_> =
+        rows.iter().map(|row| (row["way"].as_str().unwrap(), number(row, "alive") as u32)).collect();
+    let few = ["new fork", "pooled, retargeted", "pooled, kept", "reset"];
+    let mut expected = vec![("cold boot", 1), ("restore from file", 1)];
+    expected.extend(few.map(|way| (way, 1)));
+    expected.extend(few.map(|way| (way, 12)));
+    assert_eq!(ways, expected);
+    for row in rows {
+        let way = row["way"].as_str().unwrap();
+        assert!(number(row, "first p50") > 0.0 && number(row, "run p50") > 0.0, "{row}");
+        let whole = number(row, "to first instruction p50");
+        assert!(
+            number(row, "first p50") < whole && whole <= number(row, "to first instruction p99"),
+            "{row}"
+        );
+        assert_eq!(row["image p50"].is_number(), matches!(way, "cold boot" | "restore from file"), "{row}");
+        let makes_a_vm = !few[1..].contains(&way);
+        for phase in ["vm p50", "vcpu p50"] {
+            assert_eq!(row[phase].is_number(), makes_a_vm, "{phase}: {row}");
+        }
+    }
+    let memory = report["tables"]["memory"].as_array().unwrap();
+    let of = |what: &str| memory.iter().find(|row| row["dirtied by"] == what).unwrap();
+    let dirtied = number(of("16 pages"), "private KiB") - number(of("0 pages"), "private KiB");
+    assert!((56.0..=96.0).contains(&dirtied), "16 pages are 64 KiB: {dirtied}");
+    assert!(number(&report["tables"]["guest"][0], "image KiB") > 1.0);
+    assert!(dir.path().join("x-memory.csv").exists());
+}
+
+#[test]
+fn more_forks_than_this_process_may_have_are_said_to_be_too_many() {
+    let args = ["--json", "bench", "spawn", "--rounds", "2", "--alive", "1,100000000"];
+    let report = run(&args).expect(0).json();
+    assert!(report["notes"].to_string().contains("100,000,000 forks"), "{report}");
+    run(&["bench", "spawn", "--alive", "100000000"]).expect(2);
+}
+
+#[test]
+fn reset_sweeps_every_engine_beside_a_plain_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = bench(&["reset", "--pages", "200,1,20", "--for", "20ms"], dir.path());
+    let rows = report["tables"]["reset"].as_array().unwrap();
+    for engine in ["plain copy", "copy-all", "dirty-log", "dirty-ring", "hot-set"] {
+        let of = |row: &&Value| row["engine"] == engine;
+        let pages: Vec<_> = rows.iter().filter(of).map(|row| number(row, "pages") as u32).collect();
+        assert_eq!(pages, [1, 20, 200], "{engine}");
+        assert!(rows.iter().filter(of).all(|row| number(row, "reset us p50") > 0.0), "{engine}");
+    }
+    let fits = report["tables"]["fit"].as_array().unwrap();
+    assert_eq!(fits.len(), 2 * 5, "{fits:?}");
+}
+
+#[test]
+fn exec_measures_engines_and_batches_on_one_core_and_two() {
+    let image = image("planted/noop");
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["exec", text(&image), "--for", "200ms", "--repeat", "2", "--cores", "1,2", "--peers"];
+    let report = bench(&args, dir.path());
+    let rows = report["tables"]["exec"].as_array().unwrap();
+    let modes: Vec<_> =
+        rows.iter().map(|row| (row["mode"].as_str().unwrap(), number(row, "cores") as u32)).collect();
+    assert_eq!(modes, [("dirty-log", 1), ("dirty-ring", 1), ("hot-set", 1), ("batches", 1), ("batches", 2)]);
+    for row in rows {
+        assert!(
+            number(row, "exec/s min") > 0.0 && number(row, "exec/s min") <= number(row, "exec/s max"),
+            "{row}"
+        );
+        assert!(number(row, "run us") > 0.0, "{row}");
+        assert_eq!(row["x one core"].is_number(), row["cores"] == 2.0, "{row}");
+    }
+    assert!(report["notes"].to_string().contains("give the harness's folder"), "{report}");
+}
+
+#[test]
+fn every_peer_is_measured_or_said_to_be_missing() {
+    common::need_kvm();
+    let harness = root().join("harnesses/planted/noop");
+    let args =
+        ["--json", "bench", "exec", text(&harness), "--engine", "hot-set", "--no-batch", "--cores", "1"];
+    let args = [&args[..], &["--for", "300ms", "--repeat", "1", "--peers"]].concat();
+    let report = run(&args).expect(0).json();
+    let measured = report["tables"]["peers"].to_string();
+    let notes = report["notes"].to_string();
+    for peer in ["libFuzzer", "AFL++ persistent", "AFL++ fork server", "fork + exec"] {
+        assert!(measured.contains(peer) != notes.contains(peer), "{peer}: {report}");
+    }
+    assert!(measured.contains("fork + exec"), "it needs nothing: {notes}");
+}
+
+#[test]
+fn control_times_a_call_and_both_sockets() {
+    let image = image("planted/noop");
+    let dir = tempfile::tempdir().unwrap();
+    let report = bench(&["control", text(&image), "--rounds", "20"], dir.path());
+    let rows = report["tables"]["control"].as_array().unwrap();
+    let through: Vec<_> = rows.iter().map(|row| row["through"].as_str().unwrap()).collect();
+    assert_eq!(through, ["call", "Unix socket", "TCP, loopback"]);
+    assert!(rows.iter().all(|row| number(row, "of it replica p50") <= number(row, "run p50")));
+}
+
+#[test]
+fn bad_arguments_are_usage_errors() {
+    for args in [
+        &["bench", "spawn", "--plot", "x.jpg"][..],
+        &["bench", "spawn", "--rounds", "0"],
+        &["bench", "spawn", "--alive", "0"],
+        &["bench", "spawn", "/nonexistent.img"],
+        &["bench", "reset", "--pages", "0"],
+        &["bench", "reset", "--pages", "1000000"],
+        &[
+            "bench",
+            "reset",
+            "--pages",
+            "1",
+            "--engine",
+            "hot-set",
+            "--for",
+            "5ms",
+            "--csv",
+            "/proc/none/x.csv",
+        ],
+        &["bench", "exec", "/nonexistent.img"],
+        &["bench", "exec", "x.img", "--cores", "0"],
+        &["bench", "control", "/nonexistent.img"],
+    ] {
+        let ran = run(args).expect(2);
+        assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+    }
+}
