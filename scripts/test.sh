@@ -13,12 +13,13 @@ scripts/setup.sh
 for manifest in Cargo.toml guest/*/Cargo.toml; do
     cargo fmt --check --manifest-path "$manifest"
 done
-cargo clippy --release --workspace --all-targets -- --deny warnings
+cargo clippy --profile ci --workspace --all-targets -- --deny warnings
+cargo clippy --profile release --manifest-path guest/kernel/Cargo.toml --target-dir target/guest -- --deny warnings
 
 if cargo nextest --version >/dev/null 2>&1; then
     # nextest does not run the examples in documentation.
-    cargo test --release --workspace --doc --quiet
-    cargo nextest run --release --workspace "$@"
+    cargo test --profile ci --workspace --doc --quiet
+    cargo nextest run --cargo-profile ci --workspace --no-fail-fast "$@"
 else
-    cargo test --release --workspace "$@"
+    cargo test --profile ci --workspace "$@"
 fi

@@ -16,7 +16,7 @@ use crate::interpreter::{self, Program};
 use crate::programs::Programs;
 
 /// Deadline of a program that never ends.
-const SHORT: Duration = Duration::from_millis(20);
+const SHORT: Duration = Duration::from_millis(100);
 
 /// What can be seen of a run before it is put back.
 #[derive(Debug, PartialEq)]
