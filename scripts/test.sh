@@ -10,8 +10,9 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 
 # The guest's crates are outside the workspace: they are built with flags of their own.
-for manifest in Cargo.toml guest/*/Cargo.toml; do
-    cargo fmt --check --manifest-path "$manifest"
+cargo fmt --all --check
+for crate in hal kernel; do
+    cargo fmt --check --manifest-path "$PWD/guest/$crate/Cargo.toml"
 done
 cargo clippy --profile ci --workspace --all-targets -- --deny warnings
 cargo clippy --profile release --manifest-path guest/kernel/Cargo.toml --target-dir target/guest -- --deny warnings

@@ -90,7 +90,8 @@ fn measure(diagnosis: &mut Diagnosis, kvm: &Kvm) {
     const EXITS: usize = 2000;
     if let Ok(sample) = unifork_vmm::bench::round_trip(kvm, EXITS) {
         let us = |percent| sample.percentile(percent).as_nanos() as f64 / 1e3;
-        let text = format!("{:.1} us for a KVM_RUN round trip (median; 9 of 10 within {:.1})", us(50), us(90));
+        let text =
+            format!("{:.1} us for a KVM_RUN round trip (median; 9 of 10 within {:.1})", us(50), us(90));
         diagnosis.facts.push(("exit", text));
     }
     match unifork_vmm::compare_engines_here(kvm) {
@@ -100,7 +101,9 @@ fn measure(diagnosis: &mut Diagnosis, kvm: &Kvm) {
                 .map(|figure| format!("{} {:.0} us", figure.engine, figure.run_ns as f64 / 1e3))
                 .collect();
             let pages = unifork_vmm::choose::DOCTOR_PAGES;
-            diagnosis.facts.push(("engines", format!("{} a run that dirties {pages} pages", list.join(", "))));
+            diagnosis
+                .facts
+                .push(("engines", format!("{} a run that dirties {pages} pages", list.join(", "))));
             let hot = figures.iter().any(|figure| figure.engine == Engine::HotSet);
             let used = if hot {
                 "hot-set: the only one that runs many inputs per entry of the guest".to_owned()
