@@ -233,24 +233,22 @@ fn picture(all: &[Runs], others: &[Other]) -> Picture {
     let mut names: Vec<&str> = all.iter().map(|runs| runs.image.as_str()).collect();
     names.dedup();
     for name in &names {
-        let bar = |label: String, rates: &[f64]| {
+        // The peers are of another colour: the second segment's.
+        let bar = |label: String, rates: &[f64], peer: bool| {
             let cell = Cell::range(rates);
             let middle = cell.middle().unwrap_or(0.0);
             let range = if let Cell::Range([_, least, most]) = cell { Some((least, most)) } else { None };
-            Bar { label, values: vec![middle], note: format!("{}/s", show_count(middle as u64)), range }
+            let values = if peer { vec![0.0, middle] } else { vec![middle] };
+            Bar { label, values, note: format!("{}/s", show_count(middle as u64)), range }
         };
         let ours = all.iter().filter(|runs| runs.image == *name);
-        let mut bars: Vec<Bar> = ours.map(|runs| bar(runs.label(), &runs.rates)).collect();
+        let mut bars: Vec<Bar> = ours.map(|runs| bar(runs.label(), &runs.rates, false)).collect();
         let theirs = others.iter().filter(|other| other.harness == *name);
-        bars.extend(theirs.map(|other| bar(other.name.to_owned(), &other.rates)));
+        bars.extend(theirs.map(|other| bar(other.name.to_owned(), &other.rates, true)));
+        let segments =
+            if others.is_empty() { vec![] } else { vec!["unifork".into(), "other fuzzers".into()] };
         let heading = format!("{name}: executions a second, median of the repetitions and their range");
-        panels.push(Panel::Bars(Bars {
-            heading,
-            unit: "executions/s".into(),
-            segments: Vec::new(),
-            log: true,
-            bars,
-        }));
+        panels.push(Panel::Bars(Bars { heading, unit: "executions/s".into(), segments, log: true, bars }));
     }
     for batches in [false, true] {
         let some = all.iter().filter(|runs| runs.cores == 1 && (runs.mode == Mode::Batches) == batches);

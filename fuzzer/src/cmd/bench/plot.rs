@@ -162,14 +162,15 @@ fn round_steps(least: f64, most: f64) -> Vec<f64> {
     steps
 }
 
-/// A number on an axis: `0.5`, `20`, `1k`, `2M`.
+/// A number on an axis: `0`, `0.5`, `20`, `1k`, `2M`.
 fn axis_number(value: f64) -> String {
-    match value {
-        value if value >= 1e6 => format!("{}M", value / 1e6),
-        value if value >= 1e4 => format!("{}k", value / 1e3),
-        value if value >= 1.0 => format!("{value:.0}"),
-        value => format!("{value:.3}").trim_end_matches('0').to_owned(),
-    }
+    let (value, suffix) = match value {
+        value if value >= 1e6 => (value / 1e6, "M"),
+        value if value >= 1e4 => (value / 1e3, "k"),
+        value => (value, ""),
+    };
+    let digits = format!("{value:.3}");
+    format!("{}{suffix}", digits.trim_end_matches('0').trim_end_matches('.'))
 }
 
 #[cfg(test)]
@@ -193,8 +194,8 @@ mod tests {
                 Bar { label: "none".into(), ..Bar::default() },
             ],
         };
-        let line = Line { name: "l".into(), points: vec![(1.0, 2.0), (10_000.0, 300.0)], reference: false };
-        let lines = Lines { heading: "lines".into(), x: "pages".into(), y: "us".into(), lines: vec![line] };
+        let line = Line { name: "l".into(), points: vec![(1.0, 2.0), (10_000.0, 300.0)], ..Line::default() };
+        let lines = Lines { x: "pages".into(), y: "us".into(), lines: vec![line], ..Lines::default() };
         let picture = Picture {
             title: "t".into(),
             caption: "c".into(),
@@ -209,6 +210,7 @@ mod tests {
     #[test]
     fn axes_are_marked_at_round_numbers() {
         assert_eq!(round_steps(3.0, 120.0), [5.0, 10.0, 20.0, 50.0, 100.0]);
-        assert_eq!([0.05, 1.0, 9_000.0, 20_000.0, 2e6].map(axis_number), ["0.05", "1", "9000", "20k", "2M"]);
+        let numbers = [0.0, 0.05, 1.0, 2.5, 9_000.0, 20_000.0, 2e6].map(axis_number);
+        assert_eq!(numbers, ["0", "0.05", "1", "2.5", "9000", "20k", "2M"]);
     }
 }

@@ -35,8 +35,8 @@ pub(crate) struct Host {
     kernel: String,
     kvm: String,
     date: String,
-    /// Runnable processes, on average over the last minute, when the measurement began.
-    load: f64,
+    /// Runnable processes, on average over a minute, when the measurement began and when it ended.
+    load: [f64; 2],
 }
 
 impl Host {
@@ -46,18 +46,27 @@ impl Host {
         let fact = |name: &str| {
             facts.iter().find(|(found, _)| *found == name).map_or_else(String::new, |(_, fact)| fact.clone())
         };
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let load = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { cpu: fact("CPU"), kernel: fact("kernel"), kvm: fact("KVM"), date: date(now), load }
+        Self {
+            cpu: fact("CPU"),
+            kernel: fact("kernel"),
+            kvm: fact("KVM"),
+            date: date(now),
+            load: [load(); 2],
+        }
     }
 
     /// In one line.
     pub(crate) fn line(&self) -> String {
-        let Self { cpu, kernel, kvm, date, load } = self;
+        let Self { cpu, kernel, kvm, date, load: [before, after] } = self;
         let kvm = kvm.split_once(';').map_or(kvm.as_str(), |(name, _)| name);
-        format!("{date}; {cpu}; kernel {kernel}; {kvm}; load {load:.1} at the start")
+        format!("{date}; {cpu}; kernel {kernel}; {kvm}; load {before:.1}, then {after:.1}")
     }
+}
+
+fn load() -> f64 {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
 /// `2026-01-31 12:00 UTC` of a time in seconds since 1970.
@@ -270,6 +279,7 @@ pub(crate) struct Report {
 impl Report {
     /// Says it, and writes the files that were asked for.
     pub(crate) fn publish(mut self, output: &OutputArgs, json: bool) -> Result<(), Failure> {
+        self.host.load[1] = load();
         for (i, table) in self.tables.iter().enumerate() {
             if let Some(path) = &output.csv {
                 let path = if i == 0 { path.clone() } else { beside(path, table.name) };
@@ -336,7 +346,8 @@ mod tests {
 
     #[test]
     fn every_row_of_a_csv_file_has_a_field_for_every_column() {
-        let host = Host { cpu: "x".into(), kernel: "k".into(), kvm: "m".into(), date: "d".into(), load: 0.0 };
+        let host =
+            Host { cpu: "x".into(), kernel: "k".into(), kvm: "m".into(), date: "d".into(), load: [0.0; 2] };
         let rows = vec![
             vec![Cell::text("a,b"), Cell::Blank, Cell::Number(1234.5, 1)],
             vec![Cell::text("c"), Cell::Percentiles([1.0, 2.0, 3.0]), Cell::range(&[3.0, 1.0, 2.0])],

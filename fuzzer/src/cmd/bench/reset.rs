@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     pages.dedup();
     let mut all = vec![copies(args, &pages)?];
     let mut notes = vec![format!(
-        "memory of {} MiB; pages in a row; target: at most 1.5x the plain copy plus 10 us",
+        "memory of {} MiB; pages in a row. Target: at most 1.5x the plain copy plus 10 us. copy-all copies all memory whatever was dirtied.",
         MEMORY >> 20
     )];
     for engine in engines {
@@ -210,42 +210,37 @@ fn fit_table(all: &[Series]) -> Table {
 }
 
 fn picture(all: &[Series]) -> Picture {
-    let line = |series: &Series| Line {
-        name: series.name.clone(),
-        points: series
-            .resets
-            .iter()
-            .map(|(pages, sample)| (*pages as f64, us(sample.percentile(50))))
-            .collect(),
-        reference: false,
+    let line = |(color, series): (usize, &Series)| {
+        let points = series.resets.iter().map(|(pages, sample)| (*pages as f64, us(sample.percentile(50))));
+        Line { name: series.name.clone(), points: points.collect(), color, reference: false }
     };
-    let mut lines: Vec<Line> = all.iter().map(line).collect();
-    let target =
-        all[0].resets.iter().map(|(pages, copy)| (*pages as f64, 1.5 * us(copy.percentile(50)) + 10.0));
-    lines.push(Line { name: "target: 1.5x copy + 10 us".into(), points: target.collect(), reference: true });
-    let guest = |series: &&Series| !series.writes.is_empty();
-    let writes = all.iter().filter(guest).map(|series| Line {
-        name: series.name.clone(),
-        points: series
-            .writes
-            .iter()
-            .filter(|(_, us)| *us > 0.0)
-            .map(|&(pages, us)| (pages as f64, us))
-            .collect(),
-        reference: false,
+    let mut resets: Vec<Line> = all.iter().enumerate().map(line).collect();
+    let target = |(pages, copy): &(u64, Sample)| (*pages as f64, 1.5 * us(copy.percentile(50)) + 10.0);
+    resets.push(Line {
+        name: "target: 1.5x copy + 10 us".into(),
+        points: all[0].resets.iter().map(target).collect(),
+        color: all.len(),
+        reference: true,
     });
-    let panel = |heading: &str, y: &str, lines| {
-        Panel::Lines(Lines { heading: heading.into(), x: "dirty pages".into(), y: y.into(), lines })
+    let line = |(color, series): (usize, &Series)| {
+        let above = series.writes.iter().filter(|(_, us)| *us > 0.0);
+        let points = above.map(|&(pages, us)| (pages as f64, us)).collect();
+        Line { name: series.name.clone(), points, color, reference: false }
+    };
+    let writes = all.iter().enumerate().filter(|(_, series)| !series.writes.is_empty()).map(line).collect();
+    let panel = |heading: &str, legend_low, lines| {
+        let (heading, x, y) = (heading.into(), "dirty pages".into(), "us".into());
+        Panel::Lines(Lines { heading, x, y, legend_low, lines })
     };
     Picture {
         title: "Putting a fork back, by the pages it dirtied".into(),
         caption: String::new(),
         panels: vec![
-            panel("The host's part: p50 of one reset", "us", lines),
+            panel("The host's part: p50 of one reset", true, resets),
             panel(
-                "What tracking makes the guest pay for writing them: p50, less a run that writes nothing",
-                "us",
-                writes.collect(),
+                "What tracking makes the guest pay for writing: p50, less a run that writes nothing",
+                false,
+                writes,
             ),
         ],
     }

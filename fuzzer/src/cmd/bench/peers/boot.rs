@@ -73,9 +73,10 @@ pub(in super::super) fn measure(
         Err(why) => notes.push(format!("not measured: {name}: {why}")),
     };
     add("fork + exec of /bin/true", times(rounds, &mut Command::new("/bin/true"), 0));
-    // Without a file to run it returns at once.
     if let Some(program) = program.filter(|path| crate::machine::is_elf(path).unwrap_or(false)) {
-        add("fork + exec of the image", times(rounds, Command::new(program).arg("/dev/null"), 0));
+        // An image is a Linux program that runs the harness on the files it is given.
+        let empty = tempfile::NamedTempFile::new().context("cannot make a temporary file").or_host()?;
+        add("fork + exec of the image", times(rounds, Command::new(program).arg(empty.path()), 0));
     }
     let mut lacking = Vec::new();
     for (name, accelerator) in [("QEMU microvm, KVM", "kvm"), ("QEMU microvm, TCG", "tcg")] {

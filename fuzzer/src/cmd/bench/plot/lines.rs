@@ -13,6 +13,8 @@ pub(crate) struct Lines {
     pub(crate) x: String,
     /// As `x`.
     pub(crate) y: String,
+    /// The legend is in the lower right corner, and not the upper left, where there is no room.
+    pub(crate) legend_low: bool,
     /// One line each.
     pub(crate) lines: Vec<Line>,
 }
@@ -24,6 +26,8 @@ pub(crate) struct Line {
     pub(crate) name: String,
     /// All above zero.
     pub(crate) points: Vec<(f64, f64)>,
+    /// Which colour; the same means the same in all panels.
+    pub(crate) color: usize,
     /// Not measured but what others are compared with: dashed.
     pub(crate) reference: bool,
 }
@@ -54,7 +58,8 @@ impl Lines {
             .light_line_style(RGBColor(240, 240, 240))
             .draw()
             .map_err(words)?;
-        for (line, &color) in self.lines.iter().zip(COLORS.iter().cycle()) {
+        for line in &self.lines {
+            let color = COLORS[line.color % COLORS.len()];
             let style = color.stroke_width(2);
             let drawn = if line.reference {
                 let dashes = DashedLineSeries::new(line.points.iter().copied(), 8, 6, style);
@@ -70,7 +75,11 @@ impl Lines {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(if self.legend_low {
+                SeriesLabelPosition::LowerRight
+            } else {
+                SeriesLabelPosition::UpperLeft
+            })
             .margin(12)
             .legend_area_size(34)
             .background_style(WHITE.mix(0.9))
