@@ -187,15 +187,15 @@ fn only_what_changed_is_compiled_again_when_objects_are_kept() {
     request.object_cache = Some(project.path("objects"));
 
     let first = build(&request).unwrap();
-    assert_eq!((first.reused, first.compiled), (0, 7), "two files and five of the runtime");
+    assert_eq!((first.reused, first.compiled), (0, 8), "two files and six of the runtime");
     let again = build(&request).unwrap();
-    assert_eq!((again.reused, again.compiled), (7, 0));
+    assert_eq!((again.reused, again.compiled), (8, 0));
     fs::write(project.path("value.h"), "#define VALUE 2\n").unwrap();
     let changed = build(&request).unwrap();
-    assert_eq!((changed.reused, changed.compiled), (6, 1));
+    assert_eq!((changed.reused, changed.compiled), (7, 1));
     request.flags.compile.push("-O2".into());
     let optimised = build(&request).unwrap();
-    assert_eq!((optimised.reused, optimised.compiled), (5, 2), "the runtime is not the user's");
+    assert_eq!((optimised.reused, optimised.compiled), (6, 2), "the runtime is not the user's");
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn outputs_and_seeds_that_cannot_be_are_refused_before_compiling() {
     let source = project.source("harness.c", &harness(""));
     let mut request = project.request(&[source], "").unwrap();
     request.seeds = Some(project.path("nowhere"));
-    assert!(build(&request).unwrap_err().to_string().contains("cannot read the seeds folder"));
+    assert!(build(&request).unwrap_err().to_string().contains("no such file"));
     fs::create_dir(project.path("empty")).unwrap();
     request.seeds = Some(project.path("empty"));
     assert!(build(&request).unwrap_err().to_string().contains("has no files"));
