@@ -37,8 +37,8 @@ pub(crate) struct Auditor {
 struct Seen {
     outcome: Outcome,
     counters: Vec<u8>,
-    // Pages that differ from the snapshot: what the run dirtied. Not known of a run in a batch.
-    pages: Option<Vec<u64>>,
+    // Pages that differ from the snapshot: what the run dirtied.
+    pages: Vec<u64>,
 }
 
 impl Auditor {
@@ -72,15 +72,13 @@ impl Auditor {
         outcome: &Outcome,
     ) -> Result<(), CampaignError> {
         self.due = runs + self.every;
-        let seen = Seen {
-            outcome: outcome.clone(),
-            counters: counters(replica),
-            pages: Some(replica.differing_pages()),
-        };
+        let seen =
+            Seen { outcome: outcome.clone(), counters: counters(replica), pages: replica.differing_pages() };
         self.compare(input, &seen, "by itself")
     }
 
-    /// Audits a batch: runs it again with nothing filtered out, and one run of it in a new fork.
+    /// Audits a batch: runs it again with nothing filtered out, up to one of its inputs, and that
+    /// input in a new fork.
     pub(crate) fn batch<'a>(
         &mut self,
         runs: u64,
@@ -88,27 +86,29 @@ impl Auditor {
         inputs: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Result<(), CampaignError> {
         self.due = runs + self.every;
-        let report = replica.run_batch(inputs.clone(), self.deadline, false, &mut self.runs)?;
-        if self.runs.is_empty() || report.taken < 2 || report.end == BatchEnd::Spoiled {
-            // Nothing that the campaign would have believed.
+        let count = inputs.clone().count();
+        if count < 2 {
             return Ok(());
         }
         // Late runs have more before them that could have gone wrong.
-        let at = self.runs.len() - 1 - usize::try_from(self.audits % self.runs.len() as u64).unwrap_or(0);
-        let (Some(input), Some(slot)) = (inputs.clone().nth(at), self.runs[at].slot) else { return Ok(()) };
-        let seen = Seen {
-            outcome: Outcome::Done { code: self.runs[at].code },
-            counters: replica.batch_counters(slot).to_vec(),
-            pages: None,
-        };
+        let at = count - 1 - usize::try_from(self.audits % (count as u64 - 1)).unwrap_or(0);
+        let Some(input) = inputs.clone().nth(at) else { return Ok(()) };
+        let first = inputs.take(at + 1);
+        let (report, pages) = replica.run_batch_and_look(first, self.deadline, &mut self.runs)?;
+        if report.taken <= at || report.end != BatchEnd::Complete {
+            // Nothing that the campaign would have believed, or more than fits at once.
+            return Ok(());
+        }
+        let Some(BatchRun { code, slot: Some(slot) }) = self.runs.get(at).copied() else { return Ok(()) };
+        let seen =
+            Seen { outcome: Outcome::Done { code }, counters: replica.batch_counters(slot).to_vec(), pages };
         self.compare(input, &seen, "in a batch")
     }
 
     fn compare(&mut self, input: &[u8], seen: &Seen, how: &str) -> Result<(), CampaignError> {
         let mut fresh = Replica::spawn(&self.kvm, &self.snapshot, Engine::CopyAll)?;
         let outcome = fresh.run(input, self.deadline)?;
-        let pages = seen.pages.as_ref().map(|_| fresh.differing_pages());
-        let exact = Seen { outcome, counters: counters(&fresh), pages };
+        let exact = Seen { outcome, counters: counters(&fresh), pages: fresh.differing_pages() };
         self.audits += 1;
         // A timeout stops where the clock ran out: only that it is one can be the same.
         let timeout = exact.outcome == Outcome::Timeout && seen.outcome == Outcome::Timeout;
@@ -141,9 +141,10 @@ fn counters(replica: &Replica) -> Vec<u8> {
 
 fn describe(input: &[u8], seen: &Seen, exact: &Seen, how: &str) -> String {
     let counts = seen.counters.iter().zip(&exact.counters).filter(|(a, b)| a != b).count();
-    let pages = match (&seen.pages, &exact.pages) {
-        (Some(seen), Some(exact)) if seen != exact => format!(", pages {seen:?} against {exact:?}"),
-        _ => String::new(),
+    let pages = if seen.pages == exact.pages {
+        String::new()
+    } else {
+        format!(", pages {:?} against {:?}", seen.pages, exact.pages)
     };
     format!(
         "an input of {} bytes run {how} ended with {:?}, in a new fork with {:?}; {counts} counters differ{pages}",
@@ -151,4 +152,52 @@ fn describe(input: &[u8], seen: &Seen, exact: &Seen, how: &str) -> String {
         seen.outcome,
         exact.outcome
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use unifork_vmm::boot::boot_bare;
+    use unifork_vmm::{BootEnd, MachineConfig, testing};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    /// A fork of a machine whose program ends at once, and an auditor of it.
+    fn auditor() -> (Auditor, Replica) {
+        let kvm = Arc::new(Kvm::open().unwrap_or_else(|e| panic!("this test needs KVM: {e}")));
+        let image = testing::snapshot_then(&testing::DONE);
+        let config = MachineConfig { memory_bytes: 16 << 20, ..MachineConfig::default() };
+        let boot = boot_bare(&kvm, &image, &config).unwrap();
+        let BootEnd::Snapshot(snapshot) = boot.end else { panic!("no snapshot: {:?}", boot.end) };
+        let replica = Replica::spawn(&kvm, &snapshot, Engine::HotSet).unwrap();
+        (Auditor::new(kvm, snapshot, DEADLINE, 100), replica)
+    }
+
+    #[test]
+    fn an_audit_is_due_every_so_many_runs_and_an_honest_run_passes() {
+        let (mut auditor, mut replica) = auditor();
+        assert!(!auditor.due(99) && auditor.due(100));
+        let outcome = replica.run(b"", DEADLINE).unwrap();
+        auditor.run(130, &replica, b"", &outcome).unwrap();
+        assert_eq!((auditor.audits, auditor.differences), (1, 0));
+        assert!(!auditor.due(229) && auditor.due(230));
+    }
+
+    #[test]
+    fn a_page_that_the_run_alone_would_not_have_dirtied_is_a_difference() {
+        let (mut auditor, mut replica) = auditor();
+        let outcome = replica.run(b"", DEADLINE).unwrap();
+        replica.write_memory(unifork_abi::ARENA_VA, b"left behind by another run").unwrap();
+        auditor.run(100, &replica, b"", &outcome).unwrap();
+        assert_eq!((auditor.audits, auditor.differences), (1, 1));
+    }
+
+    #[test]
+    fn another_outcome_is_a_difference() {
+        let (mut auditor, mut replica) = auditor();
+        replica.run(b"", DEADLINE).unwrap();
+        auditor.run(100, &replica, b"", &Outcome::Exit { code: 1 }).unwrap();
+        assert_eq!((auditor.audits, auditor.differences), (1, 1));
+    }
 }

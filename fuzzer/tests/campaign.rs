@@ -235,3 +235,19 @@ fn every_stored_regression_reproduces() {
         assert!(name.rsplit_once('-').is_some_and(|(found, _)| found == kind), "{id}: {name}, not {kind}");
     }
 }
+
+#[test]
+fn audits_of_live_campaigns_find_every_run_as_it_is_in_a_new_fork() {
+    for (name, how) in [("cjson", "in batches"), ("png", "in batches"), ("cjson", "--no-batch")] {
+        let dir = tempfile::tempdir().unwrap();
+        let image = image(name);
+        let mut args = vec!["--json", "fuzz", text(&image), "--output", text(dir.path())];
+        args.extend(["--seed", "1", "--execs", "20000", "--audit", "300"]);
+        args.extend((how == "--no-batch").then_some(how));
+        let summary = run(&args).expect(0).json()["summary"].clone();
+        let figure = |name: &str| summary[name].as_u64().unwrap_or_else(|| panic!("no {name}: {summary}"));
+        assert!(figure("audits") >= 40, "{name} {how}: {summary}");
+        assert_eq!(figure("audit_differences"), 0, "{name} {how}");
+        assert_eq!(figure("batches") == 0, how == "--no-batch", "{name} {how}");
+    }
+}

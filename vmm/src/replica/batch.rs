@@ -59,6 +59,14 @@ pub struct BatchReport {
     pub reset: ResetStats,
 }
 
+/// A batch that has run and has not been put back.
+#[derive(Debug)]
+struct Ran {
+    taken: usize,
+    // `None`: the records make no sense.
+    end: Option<BatchEnd>,
+}
+
 impl Replica {
     /// Runs `inputs` in one go, each for at most about twice `deadline`, and puts the replica back.
     /// `runs` is filled with those that returned normally and can be relied on.
@@ -80,6 +88,36 @@ impl Replica {
         filter: bool,
         runs: &mut Vec<BatchRun>,
     ) -> Result<BatchReport, ReplicaError> {
+        let ran = self.go_through(inputs, deadline, filter, runs)?;
+        self.judge_batch(ran, runs)
+    }
+
+    /// As [`Self::run_batch`] without a filter, for audits: also returns the pages that differ from
+    /// the snapshot before the replica is put back. The guest puts back after every run but the last,
+    /// so they are what the last run alone dirtied, if those before it were put back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
+    pub fn run_batch_and_look<'a>(
+        &mut self,
+        inputs: impl IntoIterator<Item = &'a [u8]>,
+        deadline: Duration,
+        runs: &mut Vec<BatchRun>,
+    ) -> Result<(BatchReport, Vec<u64>), ReplicaError> {
+        let ran = self.go_through(inputs, deadline, false, runs)?;
+        let pages = self.differing_pages();
+        Ok((self.judge_batch(ran, runs)?, pages))
+    }
+
+    /// Runs the batch and reads what the guest says of it.
+    fn go_through<'a>(
+        &mut self,
+        inputs: impl IntoIterator<Item = &'a [u8]>,
+        deadline: Duration,
+        filter: bool,
+        runs: &mut Vec<BatchRun>,
+    ) -> Result<Ran, ReplicaError> {
         runs.clear();
         if self.phase == Phase::Ran {
             self.reset()?;
@@ -88,7 +126,7 @@ impl Replica {
             self.resetter.engine() == Engine::HotSet && self.node.is_none() && self.publish_hot_set();
         let (taken, longest) = self.fill_ring(inputs, if batches { BATCH_MAX } else { 1 })?;
         if taken == 0 {
-            return Ok(BatchReport { taken, end: BatchEnd::Complete, reset: ResetStats::default() });
+            return Ok(Ran { taken, end: Some(BatchEnd::Complete) });
         }
         let hot_count = self.resetter.hot().pages().len() as u64;
         let plan = &self.snapshot.info().windows;
@@ -104,6 +142,15 @@ impl Replica {
         let end = self.collect(&before, event, runs);
         // What the batch may have left at the end of the input window: its longest input.
         self.input_extent = longest.max(self.input_extent);
+        Ok(Ran { taken, end })
+    }
+
+    /// Puts the replica back, which tells whether the guest's word can be taken.
+    fn judge_batch(&mut self, ran: Ran, runs: &mut Vec<BatchRun>) -> Result<BatchReport, ReplicaError> {
+        let Ran { taken, end } = ran;
+        if taken == 0 {
+            return Ok(BatchReport { taken, end: BatchEnd::Complete, reset: ResetStats::default() });
+        }
         let reset = self.put_back(taken > 1)?;
         let spoiled = reset.cold > 0 && taken > 1;
         let end = match end {
