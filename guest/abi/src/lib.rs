@@ -19,6 +19,7 @@
 //! 0x31_0000_0000  top of the libOS stack                        KERNEL_STACK_TOP_VA
 //! 0x32_0000_0000  boot information, read-only                   BOOT_INFO_VA
 //! 0x40_0000_0000  top of the application's stack                STACK_TOP_VA
+//! 0x50_0000_0000  root image, read-only                         ROOT_VA
 //! 0x80_0000_0000  the snapshot's memory again, read-only        GOLDEN_VA
 //! ```
 #![no_std]
@@ -78,6 +79,8 @@ pub const KERNEL_STACK_BYTES: u64 = 0x1_0000;
 pub const BOOT_INFO_VA: u64 = 0x32_0000_0000;
 /// First byte past the application's stack.
 pub const STACK_TOP_VA: u64 = 0x40_0000_0000;
+/// The root image ([`RootHeader`]), read-only.
+pub const ROOT_VA: u64 = 0x50_0000_0000;
 /// The snapshot's memory, read-only, at `GOLDEN_VA + guest-physical address`. Before the snapshot
 /// nothing may read it.
 pub const GOLDEN_VA: u64 = 0x80_0000_0000;
@@ -274,6 +277,61 @@ pub struct BootInfo {
     pub random_seed: u64,
 }
 
+/// First bytes of the root image at [`ROOT_VA`]: the files that the guest starts with. The host packs
+/// it, the guest reads it in place. [`RootEntry`] number 0 follows it and is the root directory; names
+/// and data follow the entries, at the offsets that these give. Little-endian.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RootHeader {
+    /// [`ROOT_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`ROOT_VERSION`].
+    pub version: u32,
+    /// How many entries there are.
+    pub entries: u32,
+    /// Bytes of the whole image.
+    pub bytes: u64,
+    /// 0.
+    pub reserved: u64,
+}
+
+/// What [`RootHeader::magic`] holds.
+pub const ROOT_MAGIC: [u8; 8] = *b"UFROOT\0\0";
+/// What [`RootHeader::version`] holds.
+pub const ROOT_VERSION: u32 = 1;
+
+/// One name in the root image. Entries come in the order in which their directories list them, and
+/// after their directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RootEntry {
+    /// Number of the entry that is its directory.
+    pub parent: u32,
+    /// Type and permissions, as in `struct stat`: a directory, regular file, symbolic link or FIFO.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last modified, seconds from 1970.
+    pub mtime_seconds: i64,
+    /// Number of an earlier entry that this is another name of, or [`NO_LINK`].
+    pub link: u32,
+    /// Nanoseconds of the time.
+    pub mtime_nanos: u32,
+    /// Where its name is, in bytes from the image's beginning.
+    pub name_offset: u64,
+    /// Bytes of its name.
+    pub name_bytes: u64,
+    /// Where its contents are, or a symbolic link's target.
+    pub data_offset: u64,
+    /// Bytes of them.
+    pub data_bytes: u64,
+}
+
+/// [`RootEntry::link`] of an entry that is a node of its own.
+pub const NO_LINK: u32 = u32::MAX;
+
 /// The control page, at [`CONTROL_VA`]. Reset-exempt.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -377,6 +435,8 @@ macro_rules! layout {
 }
 layout!(Vector, 32, input @ 8, done @ 16, call @ 24);
 layout!(ImageHeader, 64, abi_version @ 8, flags @ 12);
+layout!(RootHeader, 32, version @ 8, entries @ 12, bytes @ 16);
+layout!(RootEntry, 64, mode @ 4, mtime_seconds @ 16, link @ 24, name_offset @ 32, data_bytes @ 56);
 layout!(KernelHeader, 56, abi_version @ 8, entry @ 16, syscall_entry @ 24, vector @ 32, resume @ 40, direct @ 48);
 layout!(BootInfo, 152, memory_bytes @ 8, app_entry @ 32, app_counters @ 72, input_max @ 112, random_seed @ 144);
 layout!(Control, 80, index @ 8, hot_count @ 16, console_len @ 24, input_extent @ 48, stored @ 64, syscall_frame @ 72);
