@@ -172,6 +172,14 @@ pub(crate) fn machine_failure(error: MachineError) -> Failure {
     Failure { blame, error: error.into(), help: Some(help.to_owned()) }
 }
 
+/// Ends the process because the machine that it is at work with turned out to be damaged. Files are
+/// whole at any time, as for `kill -9`.
+pub(crate) fn end_with(error: MachineError, json: bool) {
+    let failure = machine_failure(error);
+    let _code = failure.print(json);
+    std::process::exit(failure.blame as i32);
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;

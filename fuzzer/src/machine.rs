@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::Args;
 use thiserror::Error;
 use unifork_vmm::{
-    Boot, BootEnd, BootError, Engine, GuestImage, ImageError, Kvm, KvmError, MachineConfig, Outcome,
-    Snapshot, SnapshotError,
+    Boot, BootEnd, BootError, Engine, GuestImage, ImageError, Kvm, KvmError, MachineConfig, MemoryCheck,
+    Outcome, Snapshot, SnapshotError,
 };
 
 use crate::findings;
@@ -119,6 +120,20 @@ pub(crate) struct Machine {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The boot, unless a snapshot file was opened.
     pub(crate) boot: Option<BootFacts>,
+    check: Check,
+}
+
+/// Checks a snapshot file's memory meanwhile; ends the process when it is damaged. Dropping it waits, so
+/// that a short run does not end before its machine is known to be good.
+#[derive(Debug, Default)]
+struct Check(Option<JoinHandle<()>>);
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _panicked = thread.join();
+        }
+    }
 }
 
 impl Machine {
@@ -163,19 +178,51 @@ pub(crate) fn boot(kvm: &Kvm, path: &Path, config: &MachineConfig) -> Result<Boo
 
 /// Opens `path`, an image or a snapshot file, as a frozen machine.
 pub(crate) fn open(path: &Path, args: &MachineArgs) -> Result<Machine, MachineError> {
+    let (machine, check) = open_and_check_later(path, args)?;
+    check.map_or(Ok(()), MemoryCheck::run).map_err(|source| damaged(path, source))?;
+    Ok(machine)
+}
+
+/// As [`open`], for work that goes on for long: a snapshot file's memory, which may be gigabytes, is
+/// checked while the work begins, and `fail` ends the process when it is damaged.
+pub(crate) fn open_at_once(
+    path: &Path,
+    args: &MachineArgs,
+    fail: impl FnOnce(MachineError) + Send + 'static,
+) -> Result<Machine, MachineError> {
+    let (mut machine, check) = open_and_check_later(path, args)?;
+    let path = path.to_path_buf();
+    machine.check = Check(check.map(|check| {
+        std::thread::spawn(move || {
+            if let Err(source) = check.run() {
+                fail(damaged(&path, source));
+            }
+        })
+    }));
+    Ok(machine)
+}
+
+fn damaged(path: &Path, source: SnapshotError) -> MachineError {
+    MachineError::Snapshot { path: path.to_path_buf(), source }
+}
+
+fn open_and_check_later(
+    path: &Path,
+    args: &MachineArgs,
+) -> Result<(Machine, Option<MemoryCheck>), MachineError> {
     let elf = is_elf(path)?;
     let kvm = Arc::new(Kvm::open()?);
     if !elf {
-        let snapshot = Snapshot::open(path)
-            .map_err(|source| MachineError::Snapshot { path: path.to_path_buf(), source })?;
-        return Ok(Machine { kvm, snapshot, boot: None });
+        let (snapshot, check) =
+            Snapshot::open_and_check_later(path).map_err(|source| damaged(path, source))?;
+        return Ok((Machine { kvm, snapshot, boot: None, check: Check::default() }, Some(check)));
     }
     let boot = boot(&kvm, path, &args.config(&[], &[]))?;
     let console = String::from_utf8_lossy(&boot.console).into_owned();
     match boot.end {
         BootEnd::Snapshot(snapshot) => {
             let facts = BootFacts { elapsed: boot.elapsed, unserved: boot.unserved };
-            Ok(Machine { kvm, snapshot, boot: Some(facts) })
+            Ok((Machine { kvm, snapshot, boot: Some(facts), check: Check::default() }, None))
         }
         BootEnd::Ended(outcome) => {
             let (path, outcome) = (path.to_path_buf(), Box::new(outcome));

@@ -180,6 +180,28 @@ fn doctor_says_whether_images_can_be_run() {
 }
 
 #[test]
+fn a_damaged_snapshot_file_ends_a_campaign_however_short_it_is() {
+    let image = image("planted/noop");
+    let dir = tempfile::tempdir().unwrap();
+    let (snap, seeds) = (dir.path().join("x.snap"), dir.path().join("seeds"));
+    fs::create_dir(&seeds).unwrap();
+    fs::write(seeds.join("one"), "1").unwrap();
+    run(&["snapshot", text(&image), "-o", text(&snap)]).expect(0);
+    // The last byte that is not zero is far into the memory section.
+    let mut bytes = fs::read(&snap).unwrap();
+    let at = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(&snap, &bytes).unwrap();
+    let output = dir.path().join("out");
+    for execs in ["1", "1000000000"] {
+        let args =
+            ["fuzz", text(&snap), "--seeds", text(&seeds), "--execs", execs, "--output", text(&output)];
+        let ran = run(&args).expect(2);
+        assert!(ran.stderr.contains("x.snap") && ran.stderr.contains("damaged"), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn a_snapshot_file_stands_in_for_its_image() {
     let image = image("planted/null-write");
     let dir = tempfile::tempdir().unwrap();

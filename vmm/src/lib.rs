@@ -48,5 +48,6 @@ pub use outcome::{Cause, Crash, CrashKind, Outcome};
 pub use pool::{Origin, Pool, SpawnTimes};
 pub use replica::{Advance, BatchEnd, BatchReport, BatchRun, Replica, ReplicaError};
 pub use reset::{Engine, ResetStats};
+pub use snapshot::file::MemoryCheck;
 pub use snapshot::{Snapshot, SnapshotError, Space};
 pub use tree::{NodeId, SnapshotTree, TreeError};

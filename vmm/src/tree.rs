@@ -16,7 +16,7 @@
 //! Not on the data plane: taking a node and going to one allocate. Running and resetting at a node do
 //! not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -52,7 +52,7 @@ pub enum TreeError {
     /// The node was evicted: take it again by running its prefix.
     #[error("snapshot {} is no longer kept; run its prefix again", .0.0)]
     Evicted(NodeId),
-    /// One node alone is larger than the limit.
+    /// One node alone, with what it inherits, is larger than the limit.
     #[error("a snapshot of {bytes} bytes does not fit a tree of at most {max}")]
     TooLarge {
         /// What it takes.
@@ -111,7 +111,7 @@ impl SnapshotTree {
         self.nodes.is_empty()
     }
 
-    /// Bytes that the nodes take: each page once, for the node that had it first.
+    /// Bytes that the nodes take, each page counted once however many nodes have it.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -151,11 +151,9 @@ impl SnapshotTree {
         };
         let own = node.pages.iter().filter(|(page, content)| !inherited(page, content)).count() as u64;
         let own_bytes = own * PAGE_BYTES;
-        if own_bytes > self.bytes_max {
-            return Err(TreeError::TooLarge { bytes: own_bytes, max: self.bytes_max });
-        }
-        while self.bytes + own_bytes > self.bytes_max {
-            self.evict_oldest();
+        let all_bytes = node.pages.len() as u64 * PAGE_BYTES;
+        if all_bytes > self.bytes_max {
+            return Err(TreeError::TooLarge { bytes: all_bytes, max: self.bytes_max });
         }
         let id = NodeId(self.next);
         self.next += 1;
@@ -164,6 +162,9 @@ impl SnapshotTree {
         let node = Arc::new(node);
         replica.settle_at(Some(Arc::clone(&node)))?;
         self.nodes.insert(id, Entry { node, parent, depth, own_bytes, used: self.clock });
+        while self.bytes > self.bytes_max {
+            self.evict_oldest();
+        }
         Ok(id)
     }
 
@@ -205,10 +206,12 @@ impl SnapshotTree {
         a
     }
 
-    /// Drops `node`; replicas that stand there keep it until they go elsewhere.
+    /// Drops `node`, and of its pages those that no other node has; replicas that stand there keep it
+    /// until they go elsewhere.
     pub fn evict(&mut self, node: NodeId) {
-        if let Some(entry) = self.nodes.remove(&node) {
-            self.bytes -= entry.own_bytes;
+        if self.nodes.remove(&node).is_some() {
+            let pages = self.nodes.values().flat_map(|entry| entry.node.pages.values().map(Arc::as_ptr));
+            self.bytes = pages.collect::<BTreeSet<_>>().len() as u64 * PAGE_BYTES;
         }
     }
 

@@ -96,7 +96,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     let dict = args.dict.clone().or_else(|| dict_beside.is_file().then_some(dict_beside));
     let tokens = dict.as_deref().map(seeds::dictionary).transpose().map_err(seeds_failure)?;
 
-    let machine = machine::open(&args.image, &args.machine).map_err(super::machine_failure)?;
+    let damaged = move |error| super::end_with(error, json);
+    let machine =
+        machine::open_at_once(&args.image, &args.machine, damaged).map_err(super::machine_failure)?;
     leave_out_long(&mut seeds, machine.snapshot.input_max());
     if machine.snapshot.counter_count(Space::Application) == 0 {
         let error = anyhow::anyhow!("{} has no coverage counters", args.image.display());

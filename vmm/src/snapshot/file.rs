@@ -22,13 +22,13 @@
 //! Pages of memory that are all zero are holes in the file, so a machine takes the room of what it
 //! touched. The state section lists the others, in runs of at most [`EXTENT_PAGES`], with a CRC-32C
 //! of each run. [`Snapshot::open`] checks them and that all else is zero, at some 10 GB/s of what is
-//! not a hole; [`Snapshot::open_unchecked`] leaves that out, so that a machine of any size opens at
+//! not a hole; [`Snapshot::open_and_check_later`] leaves that to its caller, so that a machine of any size opens at
 //! the price of its header and state.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,27 @@ pub struct Summary {
     pub cpu_model: CpuModel,
     /// Name of the application's image.
     pub name: String,
+}
+
+/// What is left to do before an opened snapshot's memory can be relied on. May be done on any thread,
+/// while forks of the snapshot run.
+#[derive(Debug)]
+#[must_use]
+pub struct MemoryCheck {
+    path: PathBuf,
+    snapshot: Arc<Snapshot>,
+    extents: Vec<Extent>,
+}
+
+impl MemoryCheck {
+    /// Compares the memory with its checksums.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Damaged`], at the first page that is not as it was written.
+    pub fn run(self) -> Result<(), SnapshotError> {
+        check_memory(&self.path, self.snapshot.memory(), &self.extents)
+    }
 }
 
 impl Snapshot {
@@ -142,21 +163,18 @@ impl Snapshot {
     /// Any variant but those about a live vCPU. No file makes it panic, or allocate more than its
     /// own length; the tests flip the bits of a small one.
     pub fn open(path: &Path) -> Result<Arc<Self>, SnapshotError> {
-        let (snapshot, extents) = Self::map(path)?;
-        check_memory(path, snapshot.memory(), &extents)?;
+        let (snapshot, check) = Self::open_and_check_later(path)?;
+        check.run()?;
         Ok(snapshot)
     }
 
-    /// [`Self::open`] without a look at the memory section: a damaged page is not noticed.
+    /// [`Self::open`] without a look at the memory section, which is left to the check that comes with
+    /// it: until that has been run, a damaged page is not noticed.
     ///
     /// # Errors
     ///
     /// As [`Self::open`], for the header and the state section.
-    pub fn open_unchecked(path: &Path) -> Result<Arc<Self>, SnapshotError> {
-        Ok(Self::map(path)?.0)
-    }
-
-    fn map(path: &Path) -> Result<(Arc<Self>, Vec<Extent>), SnapshotError> {
+    pub fn open_and_check_later(path: &Path) -> Result<(Arc<Self>, MemoryCheck), SnapshotError> {
         let (file, parts, state) = read_state(path)?;
         let lacks = |needs: String| SnapshotError::Cpu { path: path.to_owned(), needs };
         if state.vcpu.model == CpuModel::V3 && CpuModel::of_host() != CpuModel::V3 {
@@ -164,7 +182,9 @@ impl Snapshot {
         }
         let memory = MemoryImage::map(file, parts.memory_at, parts.memory_bytes)?;
         let State { extents, vcpu, info, images: [kernel, app] } = state;
-        Ok((Arc::new(Self { memory, vcpu, info, images: [kernel.into(), app.into()] }), extents))
+        let snapshot = Arc::new(Self { memory, vcpu, info, images: [kernel.into(), app.into()] });
+        let check = MemoryCheck { path: path.to_owned(), snapshot: Arc::clone(&snapshot), extents };
+        Ok((snapshot, check))
     }
 
     /// Reads what a snapshot file says about itself.

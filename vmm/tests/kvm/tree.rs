@@ -139,11 +139,38 @@ fn a_child_outlives_its_parent_and_another_roots_replica_is_refused() {
     let parent = tree.take(&mut replica, ROOT).unwrap();
     step(&mut replica, 2);
     let child = tree.take(&mut replica, parent).unwrap();
+    assert_eq!(tree.bytes(), 2 * 4096);
     tree.evict(parent);
+    assert_eq!(tree.bytes(), 2 * 4096, "the child has both pages");
     tree.go(&mut replica, ROOT).unwrap();
     tree.go(&mut replica, child).unwrap();
     assert_is(&replica, &Model::from([(1, 1), (2, 1)]), "the child has its parent's pages");
     let other = frozen(&counter_guest());
     let mut stranger = Replica::spawn(&kvm(), &other, Engine::HotSet).unwrap();
     assert!(matches!(tree.go(&mut stranger, child), Err(TreeError::OtherRoot)));
+}
+
+#[test]
+fn a_chain_longer_than_the_limit_keeps_its_latest_and_no_more_bytes_than_it_may() {
+    let snapshot = frozen(&counter_guest());
+    let mut tree = SnapshotTree::new(snapshot.clone(), 4 * 4096);
+    let mut replica = Replica::spawn(&kvm(), &snapshot, Engine::HotSet).unwrap();
+    let mut at = ROOT;
+    // Each node inherits all that its ancestors changed: four pages fit, however many nodes share them.
+    for page in 0..4 {
+        step(&mut replica, page);
+        at = tree.take(&mut replica, at).unwrap();
+        assert_eq!(tree.bytes(), (u64::from(page) + 1) * 4096);
+    }
+    step(&mut replica, 4);
+    let error = tree.take(&mut replica, at).unwrap_err();
+    assert!(matches!(error, TreeError::TooLarge { bytes: 0x5000, max: 0x4000 }), "{error}");
+    assert_eq!((tree.len(), tree.bytes()), (4, 4 * 4096), "a node that is refused costs nothing");
+    // Elsewhere there is room, once all who have the four pages are gone.
+    tree.go(&mut replica, ROOT).unwrap();
+    step(&mut replica, 9);
+    let other = tree.take(&mut replica, ROOT).unwrap();
+    assert_eq!((tree.len(), tree.bytes()), (1, 4096));
+    tree.go(&mut replica, other).unwrap();
+    assert_is(&replica, &Model::from([(9, 1)]), "the only one");
 }

@@ -44,7 +44,7 @@ Examples:
 Without an image: a bare machine of 64 MiB whose program ends at once. Times are microseconds,
 p50/p90/p99. `first` is KVM_RUN from its call to the exit behind the first guest instruction; `run` is
 a whole first run of the first seed, in other samples, its own entry included. `image` is booting the
-image, or opening the snapshot file.")]
+image, or opening the snapshot file, whose memory is checked later.")]
 pub(crate) struct Args {
     /// Images or snapshot files
     images: Vec<PathBuf>,

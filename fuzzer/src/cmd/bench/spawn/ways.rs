@@ -115,7 +115,8 @@ impl Site<'_> {
             }
             Way::Open => {
                 let start = Instant::now();
-                let snapshot = Snapshot::open(self.file).or_host()?;
+                // As `fuzz` does: the memory is checked while the first inputs run.
+                let (snapshot, _check) = Snapshot::open_and_check_later(self.file).or_host()?;
                 trace.add(IMAGE, start.elapsed());
                 self.fork(&mut trace, &snapshot, first)?;
             }
