@@ -148,22 +148,22 @@ pub(crate) fn default_engine() -> Engine {
 
 /// Whose fault it is that there is no machine, and what to do about it.
 pub(crate) fn machine_failure(error: MachineError) -> Failure {
+    if let MachineError::Image { source, .. } | MachineError::Boot { source: BootError::Image(source), .. } =
+        &error
+    {
+        let help = source.help();
+        return Failure::usage(error).help(help);
+    }
     let (blame, help) = match &error {
         MachineError::Kvm(_) => (Blame::Host, "`unifork doctor` says what this host offers"),
         MachineError::Read { .. } => (Blame::Usage, "check the path; `unifork build` makes images"),
-        MachineError::Image { .. } => (
-            Blame::Usage,
-            "an image is a static x86-64 Linux ELF; `unifork build` makes one from a libFuzzer harness",
-        ),
         MachineError::Snapshot { .. } => (Blame::Usage, "take it again with `unifork snapshot IMAGE`"),
         MachineError::Boot { source: BootError::Plan(_) | BootError::Stack(_), .. } => {
             (Blame::Usage, "give it more memory (--memory) or shorter inputs (--input-max)")
         }
-        MachineError::Boot { source: BootError::Image(_), .. } => (
-            Blame::Usage,
-            "an image is a static x86-64 Linux ELF; `unifork build` makes one from a libFuzzer harness",
-        ),
-        MachineError::Boot { .. } => (Blame::Host, "`unifork doctor` says what this host offers"),
+        MachineError::Image { .. } | MachineError::Boot { .. } => {
+            (Blame::Host, "`unifork doctor` says what this host offers")
+        }
         MachineError::NoInput { .. } => (
             Blame::Usage,
             "it is a program rather than a harness, or its set-up fails: see what it does with `unifork run`",

@@ -23,7 +23,7 @@ use crate::units;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MachineArgs {
     /// Guest memory
-    #[arg(long, default_value = "64M", value_parser = units::size, value_name = "SIZE")]
+    #[arg(long, visible_alias = "mem", default_value = "64M", value_parser = units::size, value_name = "SIZE")]
     pub(crate) memory: u64,
     /// Longest input; a longer seed is left out, never cut
     #[arg(long, default_value = "1M", value_parser = units::size, value_name = "SIZE")]

@@ -3,104 +3,26 @@
 //! Everything in a file is a claim until checked here; a file that is truncated, overlapping or not
 //! ours is an error that says what to do, never a panic. Loading itself is in [`crate::boot`].
 
-use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{LittleEndian, elf};
-use thiserror::Error;
 use unifork_abi::{ABI_VERSION, IMAGE_MAGIC, ImageHeader, KERNEL_VA, LOWEST_VA, PIE_VA};
 
 use crate::addr::{PAGE_BYTES, page_ceil, page_floor};
 use crate::layout::Access;
+
+mod error;
+
+pub use error::ImageError;
 
 type Header = elf::FileHeader64<LittleEndian>;
 const LE: LittleEndian = LittleEndian;
 
 /// Program headers at most; a file with more is not one that a linker wrote.
 const SEGMENTS_MAX: usize = 64;
-
-/// Why a file cannot be loaded.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ImageError {
-    /// The file could not be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Not an ELF file, or one whose headers point outside of it.
-    #[error(
-        "{name} is not a usable ELF file: {reason}; give the image that `unifork build` wrote, or a static x86-64 executable"
-    )]
-    Malformed {
-        /// The file.
-        name: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Another architecture.
-    #[error("{name} is not for x86-64 (ELF machine {machine}); build it with --target=x86_64-linux-musl")]
-    WrongMachine {
-        /// The file.
-        name: String,
-        /// `e_machine`.
-        machine: u16,
-    },
-    /// It asks for a dynamic linker.
-    #[error("{name} is dynamically linked (wants {interpreter}); link it with -static")]
-    Dynamic {
-        /// The file.
-        name: String,
-        /// What `PT_INTERP` names.
-        interpreter: String,
-    },
-    /// A segment lies where it may not.
-    #[error(
-        "{name}: segment {start:#x}..{end:#x} is outside of {low:#x}..{high:#x}; link it lower, or smaller"
-    )]
-    Outside {
-        /// The file.
-        name: String,
-        /// First address of the segment.
-        start: u64,
-        /// First address past it.
-        end: u64,
-        /// Lowest address allowed.
-        low: u64,
-        /// First address past the highest allowed.
-        high: u64,
-    },
-    /// Two segments claim the same bytes.
-    #[error("{name}: two segments overlap at {at:#x}")]
-    Overlap {
-        /// The file.
-        name: String,
-        /// Where.
-        at: u64,
-    },
-    /// Counters share a page with other data, which would then never be put back.
-    #[error("{name}: the coverage counters share a page with {section}; link it with `unifork build`")]
-    SharedCounters {
-        /// The file.
-        name: String,
-        /// The section that shares.
-        section: String,
-    },
-    /// Built against another version of the runtime.
-    #[error("{name} was built for ABI version {found}, this build uses {ABI_VERSION}; build it again")]
-    Version {
-        /// The file.
-        name: String,
-        /// The version in the file.
-        found: u32,
-    },
-}
 
 /// A segment to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +102,7 @@ impl GuestImage {
         let malformed =
             |reason: &str| ImageError::Malformed { name: name.clone(), reason: reason.to_owned() };
         let data: &[u8] = &bytes;
+        error::check_kind(&name, data)?;
         let header = Header::parse(data).map_err(|e| malformed(&e.to_string()))?;
         if !header.is_little_endian() {
             return Err(malformed("it is big-endian"));

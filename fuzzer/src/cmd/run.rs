@@ -5,14 +5,16 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
+use std::time::Duration;
 
-use unifork_vmm::{BootEnd, Cause, Crash, Kvm, Outcome};
+use unifork_vmm::{BootEnd, Cause, Crash, Kvm, MachineConfig, Outcome};
 
 use crate::cmd::{Blame, Failure, Status, say};
-use crate::machine::{self, MachineArgs};
+use crate::machine;
 use crate::report;
 use crate::syscalls;
+use crate::units;
 
 /// Flags of `unifork run`.
 #[derive(Debug, clap::Args)]
@@ -22,18 +24,28 @@ Example:
 
 A harness image stops where it asks for its first input.
 Exit codes: the program's own; 128 + N when signal N ended it; 124 when it took longer than
---boot-deadline; 125 when unifork could not run it.")]
+--timeout; 125 when unifork could not run it.")]
 pub(crate) struct Args {
-    /// The image, or any static x86-64 Linux ELF
-    pub(crate) image: PathBuf,
-    /// The program's arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) args: Vec<OsString>,
+    /// The image, or any static x86-64 Linux ELF, and its arguments; flags behind it are its own
+    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "ARGS"])]
+    pub(crate) command: Vec<OsString>,
     /// A variable of its environment; may be given again
-    #[arg(long, value_name = "NAME=VALUE")]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) env: Vec<String>,
-    #[command(flatten)]
-    pub(crate) machine: MachineArgs,
+    /// Guest memory
+    #[arg(long, visible_alias = "mem", default_value = "64M", value_parser = units::size, value_name = "SIZE")]
+    pub(crate) memory: u64,
+    /// Time it may take; as long as it likes unless given
+    #[arg(long, value_parser = units::duration, value_name = "TIME")]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Checks `NAME=VALUE`.
+fn variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is not NAME=VALUE")),
+    }
 }
 
 /// Runs the command.
@@ -42,12 +54,18 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
 }
 
 fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
-    let mut argv = vec![args.image.to_string_lossy().into_owned()];
-    argv.extend(args.args.iter().map(|arg| arg.to_string_lossy().into_owned()));
-    machine::is_elf(&args.image).map_err(super::machine_failure)?;
+    let argv = args.command.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let image = Path::new(&args.command[0]);
+    machine::is_elf(image).map_err(super::machine_failure)?;
     let kvm = Kvm::open().map_err(|error| super::machine_failure(error.into()))?;
-    let config = args.machine.config(&argv, &args.env);
-    let boot = machine::boot(&kvm, &args.image, &config).map_err(super::machine_failure)?;
+    let config = MachineConfig {
+        memory_bytes: args.memory,
+        boot_deadline: args.timeout.unwrap_or(Duration::MAX),
+        args: argv,
+        env: args.env.clone(),
+        ..MachineConfig::default()
+    };
+    let boot = machine::boot(&kvm, image, &config).map_err(super::machine_failure)?;
     let (sentence, status) = match &boot.end {
         BootEnd::Snapshot(_) => {
             ("it asks for an input: a harness, for `unifork fuzz`".to_owned(), Status::Done)
@@ -70,7 +88,7 @@ fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
     // Bytes, as the program wrote them; a closed pipe is not worth a message.
     let _ = std::io::stdout().write_all(&boot.console).and_then(|()| std::io::stdout().flush());
     if !matches!(boot.end, BootEnd::Ended(Outcome::Exit { .. })) {
-        eprintln!("unifork: {}: {sentence}", args.image.display());
+        eprintln!("unifork: {}: {sentence}", image.display());
     }
     if !boot.unserved.is_empty() {
         eprintln!("unifork: not served (ENOSYS): {}", syscalls::list(&boot.unserved));

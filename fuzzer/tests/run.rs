@@ -1,0 +1,163 @@
+//! `unifork run`: its flags, and one clear error for each file that cannot be run.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::linux::{Libc, compile, folder};
+use common::{need_kvm, root, run, text, unifork};
+
+/// A static program for Linux.
+fn program(name: &str, source: &str) -> PathBuf {
+    let path = folder().join(format!("{name}.c"));
+    // Other tests of this binary may be compiling the same.
+    let fresh = tempfile::NamedTempFile::new_in(folder()).unwrap();
+    fs::write(&fresh, source).unwrap();
+    fresh.persist(&path).unwrap();
+    compile(&path, Libc::Musl, &[])
+}
+
+const HELLO: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+int main(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++)
+        printf("argument %s\n", argv[i]);
+    printf("A=%s B=%s\n", getenv("A") ? getenv("A") : "none", getenv("B") ? getenv("B") : "none");
+    return 7;
+}
+"#;
+
+#[test]
+fn arguments_environment_and_exit_code_are_passed_on() {
+    need_kvm();
+    let hello = program("hello", HELLO);
+    let ran = run(&["run", "--env", "A=one", "--env", "B=x=y", text(&hello), "--mem", "last one"]).expect(7);
+    assert_eq!(ran.stdout, "argument --mem\nargument last one\nA=one B=x=y\n");
+    assert_eq!(ran.stderr, "");
+    let ran = run(&["run", text(&hello)]).expect(7);
+    assert_eq!(ran.stdout, "A=none B=none\n", "nothing of our own environment is passed on");
+}
+
+#[test]
+fn memory_is_as_much_as_asked_for() {
+    need_kvm();
+    let source = r#"
+#include <stdlib.h>
+#include <string.h>
+int main(void)
+{
+    char *room = malloc(100 << 20);
+    if (!room)
+        return 1;
+    memset(room, 1, 100 << 20);
+    return room[50 << 20] - 1;
+}
+"#;
+    let hungry = program("hungry", source);
+    run(&["run", "--mem", "192M", text(&hungry)]).expect(0);
+    run(&["run", "--memory", "192M", text(&hungry)]).expect(0);
+    let ran = run(&["run", text(&hungry)]);
+    assert_ne!(ran.code, 0, "64 MiB are not enough: {ran:?}");
+}
+
+#[test]
+fn a_program_that_takes_too_long_is_ended() {
+    need_kvm();
+    let endless = program("endless", "int main(void) { for (;;) __asm__ volatile(\"\"); }");
+    let start = std::time::Instant::now();
+    let ran = run(&["run", "--timeout", "300ms", text(&endless)]).expect(124);
+    assert!(ran.stderr.contains("did not end before its deadline"), "{}", ran.stderr);
+    assert!(start.elapsed().as_millis() >= 300);
+}
+
+#[test]
+fn flags_that_make_no_sense_are_refused() {
+    for args in [
+        &["run", "--env", "NOVALUE", "x"][..],
+        &["run", "--env", "=x", "x"],
+        &["run", "--timeout", "0", "x"],
+        &["run", "--mem", "many", "x"],
+        &["run"],
+    ] {
+        run(args).expect(2);
+    }
+}
+
+/// One line that says what and why, one that says what to do, and exit code 125.
+#[track_caller]
+fn refused(file: &str, why: &str, help: &str) {
+    let ran = run(&["run", file]).expect(125);
+    let lines: Vec<_> = ran.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", ran.stderr);
+    assert!(lines[0].starts_with("unifork: ") && lines[0].contains(why), "{why}: {}", ran.stderr);
+    assert!(lines[1].starts_with("  help: ") && lines[1].contains(help), "{help}: {}", ran.stderr);
+    assert!(ran.stdout.is_empty(), "{}", ran.stdout);
+}
+
+#[test]
+fn files_that_cannot_be_run_are_each_refused_with_the_reason() {
+    need_kvm();
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        text(&path).to_owned()
+    };
+    refused(text(&dir.path().join("missing")), "No such file or directory", "check the path");
+    refused(text(dir.path()), "Is a directory", "check the path");
+    refused(&write("empty", b""), "it is empty", "static x86-64");
+    refused(&write("text", b"hello\n"), "is not an ELF executable", "static x86-64");
+    refused(&write("script", b"#!/bin/sh -e\necho hello\n"), "is a script, for /bin/sh -e", "interpreter");
+    refused(&write("nameless", b"#!\necho hello\n"), "is a script, for an interpreter", "interpreter");
+    refused(&write("letters", b"\x7fELF"), "truncated", "static x86-64");
+
+    let elf = fs::read(program("hello", HELLO)).unwrap();
+    let patched = |name: &str, at: usize, bytes: &[u8]| {
+        let mut copy = elf.clone();
+        copy[at..at + bytes.len()].copy_from_slice(bytes);
+        write(name, &copy)
+    };
+    refused(&patched("arm", 18, &[183, 0]), "is for aarch64, not for x86-64", "64-bit x86");
+    refused(&patched("riscv", 18, &[243, 0]), "is for RISC-V", "64-bit x86");
+    refused(&patched("unheard-of", 18, &[0xef, 0xbe]), "ELF machine 48879", "64-bit x86");
+    refused(&patched("x32", 4, &[1]), "is a 32-bit executable", "64-bit x86");
+    let mut of_386 = elf.clone();
+    (of_386[4], of_386[18]) = (1, 3);
+    refused(&write("i386", &of_386), "is a 32-bit executable", "64-bit x86");
+    (of_386[4], of_386[18]) = (1, 40);
+    refused(&write("arm32", &of_386), "is for 32-bit ARM", "64-bit x86");
+    refused(&patched("big", 5, &[2]), "big-endian", "static x86-64");
+    refused(&patched("object", 16, &[1, 0]), "not an executable", "static x86-64");
+    // Cut in the header, in the program headers, and everywhere in what is loaded.
+    for bytes in [5, 20, 63, 64, 100, 200, 1000, 4096, elf.len() / 3, elf.len() - 1] {
+        refused(&write("cut", &elf[..bytes]), "is not a", "static x86-64");
+    }
+}
+
+#[test]
+fn a_dynamic_executable_is_told_how_to_become_one_that_runs() {
+    need_kvm();
+    let source = root().join("guest/tests/linux/process.c");
+    let dir = tempfile::tempdir().unwrap();
+    for flag in ["-pie", "-no-pie"] {
+        let path = dir.path().join("dynamic");
+        let status = Command::new("gcc").args([flag, "-w", "-o"]).args([&path, Path::new(&source)]).status();
+        assert!(status.unwrap().success());
+        refused(text(&path), "is dynamically linked: it asks for /lib", "link it statically");
+    }
+}
+
+/// What a terminal or a pipe gives is not asked for; a closed output is no reason to fail.
+#[test]
+fn a_closed_stdout_changes_no_exit_code() {
+    need_kvm();
+    let hello = program("hello", HELLO);
+    let mut child =
+        unifork(&["run", text(&hello)]).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+}
