@@ -11,7 +11,7 @@ use clap::Args;
 use thiserror::Error;
 use unifork_vmm::{
     Boot, BootEnd, BootError, Engine, GuestImage, ImageError, Kvm, KvmError, MachineConfig, MemoryCheck,
-    Outcome, Snapshot, SnapshotError,
+    Outcome, Outside, Snapshot, SnapshotError,
 };
 
 use crate::findings;
@@ -170,9 +170,19 @@ pub(crate) fn is_elf(path: &Path) -> Result<bool, MachineError> {
 
 /// Boots the ELF file `path` and says how that went.
 pub(crate) fn boot(kvm: &Kvm, path: &Path, config: &MachineConfig) -> Result<Boot, MachineError> {
+    boot_with(kvm, path, config, Outside::default())
+}
+
+/// [`boot`], with files and services.
+pub(crate) fn boot_with(
+    kvm: &Kvm,
+    path: &Path,
+    config: &MachineConfig,
+    outside: Outside<'_>,
+) -> Result<Boot, MachineError> {
     let image =
         GuestImage::open(path).map_err(|source| MachineError::Image { path: path.to_path_buf(), source })?;
-    unifork_vmm::boot(kvm, unifork_guest::KERNEL, &image, config)
+    unifork_vmm::boot_with(kvm, unifork_guest::KERNEL, &image, config, outside)
         .map_err(|source| MachineError::Boot { path: path.to_path_buf(), source })
 }
 

@@ -23,6 +23,7 @@ mod queue;
 mod report;
 mod scheduler;
 mod seeds;
+mod services;
 mod signals;
 mod stage;
 mod syscalls;

@@ -21,6 +21,8 @@ use crate::machine;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::outcome::Outcome;
 use crate::plan::{Plan, PlanError, Sizes, Windows};
+use crate::root::RootImage;
+use crate::services::{self, Services};
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::stack::{self, StackError};
 use crate::vcpu::VcpuError;
@@ -120,6 +122,18 @@ pub enum BootEnd {
     Ended(Outcome),
 }
 
+/// What a machine has that is not in its memory.
+#[derive(Debug, Default)]
+pub struct Outside<'a> {
+    /// The files it starts with; without, none.
+    pub root: Option<&'a RootImage>,
+    /// What it speaks to while it boots; without, it is alone in the world.
+    pub services: Option<&'a mut dyn Services>,
+}
+
+/// How often a console is looked at while the guest runs.
+const CONSOLE_INTERVAL: Duration = Duration::from_millis(50);
+
 /// What is the same for all forks of a machine, besides its memory and vCPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MachineInfo {
@@ -148,6 +162,21 @@ pub struct MachineInfo {
 ///
 /// [`BootError`], when the host, the files or the sizes are to blame.
 pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig) -> Result<Boot, BootError> {
+    boot_with(kvm, kernel, image, config, Outside::default())
+}
+
+/// [`boot`], with files and services.
+///
+/// # Errors
+///
+/// As [`boot`].
+pub fn boot_with(
+    kvm: &Kvm,
+    kernel: &[u8],
+    image: &GuestImage,
+    config: &MachineConfig,
+    outside: Outside<'_>,
+) -> Result<Boot, BootError> {
     let started = Instant::now();
     let kernel = GuestImage::parse_within("libOS kernel".into(), kernel.into(), KERNEL_VA..KERNEL_END_VA)?;
     let header = kernel_header(&kernel)?;
@@ -157,7 +186,9 @@ pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig
     }
     let direct =
         if config.direct_calls { DirectCalls::find(image, header.direct) } else { DirectCalls::default() };
-    let plan = Plan::new(sizes(&config), Some(&kernel), Some(image), direct.code().len() as u64)?;
+    let root = outside.root.map_or(&[][..], RootImage::bytes);
+    let sizes = Sizes { root_bytes: root.len() as u64, ..sizes(&config) };
+    let plan = Plan::new(sizes, Some(&kernel), Some(image), direct.code().len() as u64)?;
     let (mut memory, file) = GuestMemory::for_boot(config.memory_bytes, plan.windows.bytes)?;
     write_tables(&mut memory, &plan)?;
     write_image(&mut memory, &plan.layout, &kernel);
@@ -166,7 +197,16 @@ pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig
     for patch in direct.patches() {
         write_at(&mut memory, &plan.layout, patch.at, &patch.bytes);
     }
-    write_boot_info(&mut memory, &plan, &config, image, &kernel, header.vector)?;
+    write_at(&mut memory, &plan.layout, abi::ROOT_VA, root);
+    let services = service_bits(outside.services.as_deref());
+    write_boot_info(
+        &mut memory,
+        &plan,
+        &config,
+        image,
+        &kernel,
+        [header.vector, root.len() as u64, services],
+    )?;
     let info = MachineInfo {
         name: image.name().to_owned(),
         layout: Arc::new(plan.layout.clone()),
@@ -180,7 +220,17 @@ pub fn boot(kvm: &Kvm, kernel: &[u8], image: &GuestImage, config: &MachineConfig
     let start =
         Start { rip: header.entry, rsp: abi::KERNEL_STACK_TOP_VA, syscall_entry: header.syscall_entry };
     let images = [kernel.bytes(), image.bytes()].map(Arc::clone);
-    run_and_freeze(kvm, memory, file, &plan, start, info, images, started)
+    run_and_freeze(kvm, memory, file, &plan, start, info, images, started, outside.services)
+}
+
+fn service_bits(services: Option<&dyn Services>) -> u64 {
+    services.map_or(0, |services| {
+        let terminals = services.terminals();
+        let bit = |set: bool, bit: u64| if set { bit } else { 0 };
+        abi::SERVICES_ON
+            | bit(terminals.input, abi::SERVICES_INPUT_TERMINAL)
+            | bit(terminals.output, abi::SERVICES_OUTPUT_TERMINAL)
+    })
 }
 
 /// Boots `image` on the bare machine, without a libOS: it begins at its entry point with an empty
@@ -207,11 +257,16 @@ pub fn boot_bare(kvm: &Kvm, image: &GuestImage, config: &MachineConfig) -> Resul
     };
     let start = Start { rip: image.entry, rsp: abi::STACK_TOP_VA, syscall_entry: image.entry };
     let images = [Arc::from([]), Arc::clone(image.bytes())];
-    run_and_freeze(kvm, memory, file, &plan, start, info, images, started)
+    run_and_freeze(kvm, memory, file, &plan, start, info, images, started, None)
 }
 
 fn sizes(config: &MachineConfig) -> Sizes {
-    Sizes { memory_bytes: config.memory_bytes, stack_bytes: config.stack_bytes, input_max: config.input_max }
+    Sizes {
+        memory_bytes: config.memory_bytes,
+        stack_bytes: config.stack_bytes,
+        input_max: config.input_max,
+        root_bytes: 0,
+    }
 }
 
 /// Where the vCPU begins.
@@ -225,7 +280,7 @@ struct Start {
     clippy::too_many_arguments,
     reason = "the two boots' common end; each argument is another part of the machine"
 )]
-fn run_and_freeze(
+fn run_and_freeze<'s>(
     kvm: &Kvm,
     mut memory: GuestMemory,
     file: File,
@@ -234,12 +289,13 @@ fn run_and_freeze(
     info: MachineInfo,
     images: [Arc<[u8]>; 2],
     started: Instant,
+    services: Option<&mut (dyn Services + 's)>,
 ) -> Result<Boot, BootError> {
     memory.forget_host_writes();
     let mut vm = Vm::create(kvm, memory, Arc::clone(&info.layout), Tracking::Off)?;
     vm.vcpu.start(start.rip, start.rsp, plan.tables.0, start.syscall_entry)?;
     let mut console = Vec::new();
-    let event = run_boot(&mut vm, &info, &mut console)?;
+    let event = run_boot(&mut vm, &info, &mut console, services)?;
     let unserved = windows::unserved(&vm.memory, &info.windows);
     let end = if matches!(event, Event::Hypercall { number, .. } if number == Hypercall::Snapshot as u64) {
         BootEnd::Snapshot(Arc::new(Snapshot::freeze(vm, file, info, images)?))
@@ -249,37 +305,91 @@ fn run_and_freeze(
     Ok(Boot { end, console, unserved, elapsed: started.elapsed() })
 }
 
-/// Runs until something happens that ends the boot.
-fn run_boot(vm: &mut Vm, info: &MachineInfo, console: &mut Vec<u8>) -> Result<Event, BootError> {
+/// Runs until something happens that ends the boot. Being told to stop is a deadline.
+fn run_boot<'s>(
+    vm: &mut Vm,
+    info: &MachineInfo,
+    console: &mut Vec<u8>,
+    mut services: Option<&mut (dyn Services + 's)>,
+) -> Result<Event, BootError> {
     windows::flush_console(&mut vm.memory, &info.windows, true);
-    vm.vcpu.arm(info.config.boot_deadline);
+    let mut shown = Console { kept: console, shown: 0 };
+    let deadline = info.config.boot_deadline;
+    let started = Instant::now();
+    let slice = if services.is_some() { deadline.min(CONSOLE_INTERVAL) } else { deadline };
+    vm.vcpu.arm(slice);
     let event = loop {
         let event = vm.run_armed();
-        let Event::Hypercall { number, args } = event else { break event };
-        match Hypercall::from_number(number) {
-            Some(Hypercall::Hello) if args[0] == u64::from(ABI_VERSION) => vm.answer(0)?,
-            Some(Hypercall::Hello) => {
+        if let Some(services) = services.as_deref_mut() {
+            shown.show(vm, info, services);
+            if services.stopped() {
+                break Event::Deadline;
+            }
+        }
+        let (number, args) = match event {
+            Event::Hypercall { number, args } => (number, args),
+            Event::Deadline if started.elapsed() < deadline => {
+                vm.vcpu.disarm();
+                vm.vcpu.arm(slice);
+                continue;
+            }
+            event => break event,
+        };
+        match (Hypercall::from_number(number), services.as_deref_mut()) {
+            (Some(Hypercall::Hello), _) if args[0] == u64::from(ABI_VERSION) => vm.answer(0)?,
+            (Some(Hypercall::Hello), _) => {
                 let reason = format!("it speaks ABI version {}, this VMM {ABI_VERSION}", args[0]);
                 vm.vcpu.disarm();
                 return Err(BootError::Kernel { reason });
             }
-            Some(Hypercall::Console) => {
-                take_console(vm, info, console);
+            (Some(Hypercall::Console), services) => {
+                shown.take(vm, info, services);
                 vm.answer(0)?;
+            }
+            (Some(Hypercall::Service), Some(services)) => {
+                let left = deadline.saturating_sub(started.elapsed());
+                let wait = args[1].min(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+                match services::exchange(services, &mut vm.memory, &info.windows, [args[0], wait]) {
+                    Ok(bytes) => vm.answer(bytes)?,
+                    Err(services::BadMessage) => break event,
+                }
             }
             _ => break event,
         }
     };
     vm.vcpu.disarm();
-    take_console(vm, info, console);
+    shown.take(vm, info, services);
     windows::flush_console(&mut vm.memory, &info.windows, false);
     Ok(event)
 }
 
-fn take_console(vm: &mut Vm, info: &MachineInfo, console: &mut Vec<u8>) {
-    let bytes = windows::take_console(&mut vm.memory, &info.windows);
-    let room = CONSOLE_KEPT_MAX.saturating_sub(console.len());
-    console.extend_from_slice(&bytes[..bytes.len().min(room)]);
+/// A boot's console. While the guest runs it is only looked at: the guest may be in the middle of a
+/// write, so it alone sets its length back.
+struct Console<'a> {
+    kept: &'a mut Vec<u8>,
+    shown: usize,
+}
+
+impl Console<'_> {
+    /// Shows what is new.
+    fn show(&mut self, vm: &Vm, info: &MachineInfo, services: &mut dyn Services) {
+        let bytes = windows::console(&vm.memory, &info.windows);
+        if let Some(new) = bytes.get(self.shown..).filter(|new| !new.is_empty()) {
+            services.console(new);
+            self.shown = bytes.len();
+        }
+    }
+
+    /// Takes all of it.
+    fn take(&mut self, vm: &mut Vm, info: &MachineInfo, services: Option<&mut (dyn Services + '_)>) {
+        if let Some(services) = services {
+            self.show(vm, info, services);
+        }
+        self.shown = 0;
+        let bytes = windows::take_console(&mut vm.memory, &info.windows);
+        let room = CONSOLE_KEPT_MAX.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
 }
 
 fn kernel_header(kernel: &GuestImage) -> Result<KernelHeader, BootError> {
@@ -347,7 +457,7 @@ fn write_boot_info(
     config: &MachineConfig,
     image: &GuestImage,
     kernel: &GuestImage,
-    vector: u64,
+    [vector, root_bytes, services]: [u64; 3],
 ) -> Result<(), StackError> {
     // Linux include/uapi/linux/auxvec.h: PHDR PHENT PHNUM PAGESZ BASE FLAGS ENTRY UID EUID GID EGID
     // HWCAP CLKTCK SECURE.
@@ -399,6 +509,8 @@ fn write_boot_info(
         coverage_slots: plan.windows.coverage_slots,
         epoch_ns: EPOCH_NS,
         random_seed: RANDOM_SEED,
+        root_bytes,
+        services,
     };
     write(memory, plan.boot_info, &windows::bytes_of_boot_info(&info));
     Ok(())

@@ -32,6 +32,8 @@ pub enum Purpose {
     Machine,
     /// What the VMM tells the libOS.
     BootInfo,
+    /// The root image, read-only.
+    Root,
     /// The snapshot's memory, read-only.
     Golden,
 }
@@ -48,6 +50,7 @@ impl fmt::Display for Purpose {
             Self::Input => "input",
             Self::Machine => "machine tables",
             Self::BootInfo => "boot information",
+            Self::Root => "root image",
             Self::Golden => "snapshot",
         })
     }

@@ -35,6 +35,8 @@ pub struct Sizes {
     pub stack_bytes: u64,
     /// The longest input.
     pub input_max: u64,
+    /// The root image.
+    pub root_bytes: u64,
 }
 
 /// Sizes that cannot be.
@@ -78,6 +80,8 @@ pub struct Windows {
     pub(crate) hot_list: Gpa,
     pub(crate) unserved: Gpa,
     pub(crate) console: Gpa,
+    pub(crate) service_out: Gpa,
+    pub(crate) service_in: Gpa,
     pub(crate) input: Gpa,
     pub(crate) input_bytes: u64,
     pub(crate) ring: Gpa,
@@ -156,6 +160,11 @@ impl Plan {
         windows.bytes = planner.windows.next - WINDOWS_GPA.0;
         let stack = page_floor(sizes.stack_bytes.clamp(PAGE_BYTES, memory_bytes));
         planner.ram(abi::STACK_TOP_VA - stack, stack, Purpose::Stack)?;
+        if sizes.root_bytes > memory_bytes {
+            let needed = planner.ram.next.saturating_add(sizes.root_bytes) + ARENA_BYTES_MIN;
+            return Err(PlanError::TooSmall { memory_bytes, needed });
+        }
+        planner.ram(abi::ROOT_VA, sizes.root_bytes, Purpose::Root)?;
         let tables_pages = Layout::tables_bound(memory_bytes, windows.bytes);
         let tables = planner.ram.take(tables_pages * PAGE_BYTES);
         let needed = planner.ram.next + ARENA_BYTES_MIN;
@@ -192,7 +201,10 @@ impl Planner {
                 self.map(va, stubs, to, Access::SUPERVISOR, purpose)?;
                 self.map(va + stubs, PAGE_BYTES, to.offset(stubs), Access::SUPERVISOR_EXECUTE, purpose)?;
             }
-            Purpose::BootInfo => self.map(va, bytes, to, Access::READ, purpose)?,
+            Purpose::BootInfo | Purpose::Root => {
+                let bytes = page_ceil(bytes).expect("sizes were bounded above");
+                self.map(va, bytes, to, Access::READ, purpose)?;
+            }
             _ => self.map(va, bytes, to, Access::WRITE, purpose)?,
         }
         Ok(to)
@@ -237,6 +249,8 @@ impl Planner {
             hot_list: self.window(abi::HOT_LIST_VA, (HOT_MAX * size_of::<HotPage>()) as u64, Access::READ)?,
             unserved: self.window(abi::UNSERVED_VA, (UNSERVED_SLOTS * size_of::<u32>()) as u64, write)?,
             console: self.window(abi::CONSOLE_VA, abi::CONSOLE_BYTES, write)?,
+            service_out: self.window(abi::SERVICE_OUT_VA, abi::SERVICE_BYTES, write)?,
+            service_in: self.window(abi::SERVICE_IN_VA, abi::SERVICE_BYTES, write)?,
             input: self.window(abi::INPUT_RW_VA, input_bytes, write)?,
             input_bytes,
             ring: self.window(abi::INPUT_RING_VA, ring_bytes, Access::READ)?,
@@ -293,7 +307,8 @@ impl Planner {
 mod tests {
     use super::*;
 
-    const SIZES: Sizes = Sizes { memory_bytes: 64 << 20, stack_bytes: 1 << 20, input_max: 1 << 20 };
+    const SIZES: Sizes =
+        Sizes { memory_bytes: 64 << 20, stack_bytes: 1 << 20, input_max: 1 << 20, root_bytes: 0 };
 
     #[test]
     fn every_page_of_memory_has_at_most_one_writable_place() {

@@ -146,7 +146,9 @@ pub(crate) fn bytes_of_boot_info(info: &BootInfo) -> Vec<u8> {
         info.coverage_slots,
         info.epoch_ns,
         info.random_seed,
+        info.root_bytes,
+        info.services,
     ];
-    const _: () = assert!(size_of::<BootInfo>() == 19 * 8 && size_of::<BootInfo>() as u64 <= PAGE_BYTES);
+    const _: () = assert!(size_of::<BootInfo>() == 21 * 8 && size_of::<BootInfo>() as u64 <= PAGE_BYTES);
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }

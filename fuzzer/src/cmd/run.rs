@@ -4,15 +4,17 @@
 //! ended it, as a shell has it; 124 when it did not end in time; 125 when unifork could not run it.
 
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use unifork_vmm::{BootEnd, Cause, Crash, Kvm, MachineConfig, Outcome};
+use anyhow::Context as _;
+use unifork_vmm::{BootEnd, Cause, Crash, Kvm, MachineConfig, Outcome, Outside, RootImage};
 
-use crate::cmd::{Blame, Failure, Status, say};
+use crate::cmd::{Blame, BlameExt as _, Failure, Status, say};
 use crate::machine;
 use crate::report;
+use crate::services::{HostServices, Publish};
+use crate::signals;
 use crate::syscalls;
 use crate::units;
 
@@ -21,6 +23,7 @@ use crate::units;
 #[command(after_help = "\
 Example:
   unifork run ./hello one two
+  unifork run --root files.tar --publish 127.0.0.1:8080:80 ./server
 
 A harness image stops where it asks for its first input.
 Exit codes: the program's own; 128 + N when signal N ended it; 124 when it took longer than
@@ -32,13 +35,22 @@ pub(crate) struct Args {
     /// A variable of its environment; may be given again
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) env: Vec<String>,
-    /// Guest memory
-    #[arg(long, visible_alias = "mem", default_value = "64M", value_parser = units::size, value_name = "SIZE")]
-    pub(crate) memory: u64,
+    /// Files that it finds: a directory, or a cpio (newc) or tar archive
+    #[arg(long, value_name = "DIR|CPIO|TAR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Lets connections to ADDR:PORT in, to the port that the program listens on; may be given again
+    #[arg(long, value_name = "ADDR:PORT[:GUESTPORT]", value_parser = Publish::parse)]
+    pub(crate) publish: Vec<Publish>,
+    /// Guest memory; 64M, and twice the size of the files, unless given
+    #[arg(long, visible_alias = "mem", value_parser = units::size, value_name = "SIZE")]
+    pub(crate) memory: Option<u64>,
     /// Time it may take; as long as it likes unless given
     #[arg(long, value_parser = units::duration, value_name = "TIME")]
     pub(crate) timeout: Option<Duration>,
 }
+
+/// Guest memory, unless given.
+const MEMORY_BYTES: u64 = 64 << 20;
 
 /// Checks `NAME=VALUE`.
 fn variable(text: &str) -> Result<String, String> {
@@ -58,17 +70,29 @@ fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
     let image = Path::new(&args.command[0]);
     machine::is_elf(image).map_err(super::machine_failure)?;
     let kvm = Kvm::open().map_err(|error| super::machine_failure(error.into()))?;
+    let root = args.root.as_deref().map(RootImage::pack).transpose().or_usage()?;
+    for what in root.iter().flat_map(RootImage::skipped) {
+        eprintln!("unifork: left out: {what}");
+    }
+    let root_bytes = root.as_ref().map_or(0, |root| root.bytes().len() as u64);
+    let mut services = HostServices::open(&args.publish, !json).context("cannot listen").or_host()?;
+    signals::catch();
     let config = MachineConfig {
-        memory_bytes: args.memory,
+        memory_bytes: args.memory.unwrap_or((MEMORY_BYTES + 2 * root_bytes).next_multiple_of(1 << 20)),
         boot_deadline: args.timeout.unwrap_or(Duration::MAX),
         args: argv,
         env: args.env.clone(),
         ..MachineConfig::default()
     };
-    let boot = machine::boot(&kvm, image, &config).map_err(super::machine_failure)?;
+    let outside = Outside { root: root.as_ref(), services: Some(&mut services) };
+    let boot = machine::boot_with(&kvm, image, &config, outside).map_err(super::machine_failure)?;
+    services.finish();
     let (sentence, status) = match &boot.end {
         BootEnd::Snapshot(_) => {
             ("it asks for an input: a harness, for `unifork fuzz`".to_owned(), Status::Done)
+        }
+        BootEnd::Ended(Outcome::Timeout) if signals::stop_requested() => {
+            ("stopped".to_owned(), Status::Guest(128 + libc::SIGINT as u8))
         }
         BootEnd::Ended(outcome) => (report::sentence(outcome), status(outcome)),
     };
@@ -85,8 +109,6 @@ fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
         say(&format!("{line}\n"));
         return Ok(status);
     }
-    // Bytes, as the program wrote them; a closed pipe is not worth a message.
-    let _ = std::io::stdout().write_all(&boot.console).and_then(|()| std::io::stdout().flush());
     if !matches!(boot.end, BootEnd::Ended(Outcome::Exit { .. })) {
         eprintln!("unifork: {}: {sentence}", image.display());
     }

@@ -59,6 +59,10 @@ pub const LOOP_STACK_TOP_VA: u64 = CONTROL_VA + 0x6_0000;
 pub const LOOP_STACK_BYTES: u64 = 0x8000;
 /// Console bytes of the current run, [`CONSOLE_BYTES`] of them.
 pub const CONSOLE_VA: u64 = CONTROL_VA + 0x10_0000;
+/// What the guest says to the host's services, [`SERVICE_BYTES`] of it: messages.
+pub const SERVICE_OUT_VA: u64 = CONTROL_VA + 0x20_0000;
+/// What they say to it: the nanoseconds that the exchange waited, then messages.
+pub const SERVICE_IN_VA: u64 = CONTROL_VA + 0x30_0000;
 /// The input, writable: only the run loop uses this address.
 pub const INPUT_RW_VA: u64 = 0x21_0000_0000;
 /// The input, read-only: what the harness is given. Unmapped behind its last page.
@@ -94,6 +98,8 @@ pub const BATCH_MAX: usize = 1024;
 pub const HOT_MAX: usize = 4096;
 /// Console bytes kept of one run. What comes after them is counted, not kept.
 pub const CONSOLE_BYTES: u64 = 0x1_0000;
+/// Bytes of either window of the host's services.
+pub const SERVICE_BYTES: u64 = 0x1_0000;
 /// System-call numbers counted one by one when unserved; larger ones share the last slot.
 pub const UNSERVED_SLOTS: usize = 1024;
 /// An input begins at a multiple of this, and ends less than this before the unmapped page.
@@ -139,6 +145,10 @@ pub enum Hypercall {
     OutOfMemory = 8,
     /// `(message, bytes, frame)`: the application says that something is wrong.
     Assert = 9,
+    /// `(bytes, wait)`: says what is in the first `bytes` bytes at [`SERVICE_OUT_VA`], waits up to
+    /// `wait` nanoseconds for something to be said, and returns how many bytes of messages there are at
+    /// [`SERVICE_IN_VA`] + 8. Only with [`BootInfo::services`].
+    Service = 10,
 }
 
 impl Hypercall {
@@ -155,6 +165,7 @@ impl Hypercall {
             7 => Self::Console,
             8 => Self::OutOfMemory,
             9 => Self::Assert,
+            10 => Self::Service,
             _ => return None,
         })
     }
@@ -275,6 +286,10 @@ pub struct BootInfo {
     pub epoch_ns: u64,
     /// What `getrandom` starts from.
     pub random_seed: u64,
+    /// Bytes of the root image at [`ROOT_VA`], 0 without one.
+    pub root_bytes: u64,
+    /// `SERVICES_*` bits.
+    pub services: u64,
 }
 
 /// First bytes of the root image at [`ROOT_VA`]: the files that the guest starts with. The host packs
@@ -331,6 +346,101 @@ pub struct RootEntry {
 
 /// [`RootEntry::link`] of an entry that is a node of its own.
 pub const NO_LINK: u32 = u32::MAX;
+
+/// [`BootInfo::services`]: there is a host that exchanges messages.
+pub const SERVICES_ON: u64 = 1;
+/// [`BootInfo::services`]: standard input is a terminal.
+pub const SERVICES_INPUT_TERMINAL: u64 = 2;
+/// [`BootInfo::services`]: standard output is a terminal.
+pub const SERVICES_OUTPUT_TERMINAL: u64 = 4;
+
+/// What a message of an exchange begins with. `bytes` bytes of data follow, padded to a multiple of 8.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ServiceHeader {
+    /// A [`ToHost`] or [`ToGuest`].
+    pub kind: u32,
+    /// Which connection; [`STDIN_HANDLE`] is standard input.
+    pub handle: u32,
+    /// Bytes of data.
+    pub bytes: u32,
+    /// What the kind says it is.
+    pub value: u32,
+}
+
+/// Bytes of a [`ServiceHeader`].
+pub const SERVICE_HEADER_BYTES: usize = size_of::<ServiceHeader>();
+/// The handle of standard input; connections have others.
+pub const STDIN_HANDLE: u32 = 0;
+
+/// What the guest says in an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ToHost {
+    /// A program listens on TCP port `value`.
+    Listen = 1,
+    /// It does so no more.
+    Unlisten = 2,
+    /// Data for a connection. The guest has at most [`SEND_BYTES_MAX`] of them under way.
+    Send = 3,
+    /// Nothing more will be sent on it.
+    Shutdown = 4,
+    /// It is closed.
+    Close = 5,
+    /// `value` more bytes of it can be taken.
+    Credit = 6,
+}
+
+/// Bytes that the guest may have sent on a connection without being told that they have gone.
+pub const SEND_BYTES_MAX: usize = 256 << 10;
+
+impl ToHost {
+    /// The kind with this number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Listen,
+            2 => Self::Unlisten,
+            3 => Self::Send,
+            4 => Self::Shutdown,
+            5 => Self::Close,
+            6 => Self::Credit,
+            _ => return None,
+        })
+    }
+}
+
+/// What the host says in an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ToGuest {
+    /// A connection has come to TCP port `value`; the data are its peer's port, as two bytes in network
+    /// order, and its IP address of 4 or 16 bytes.
+    Accepted = 1,
+    /// Data from a connection or standard input, never more than there is credit for.
+    Data = 2,
+    /// There will be no more data.
+    End = 3,
+    /// The connection is broken.
+    Reset = 4,
+    /// `value` bytes that were under way have gone.
+    Sent = 5,
+}
+
+impl ToGuest {
+    /// The kind with this number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Accepted,
+            2 => Self::Data,
+            3 => Self::End,
+            4 => Self::Reset,
+            5 => Self::Sent,
+            _ => return None,
+        })
+    }
+}
 
 /// The control page, at [`CONTROL_VA`]. Reset-exempt.
 #[derive(Clone, Copy, Debug, Default)]
@@ -435,10 +545,11 @@ macro_rules! layout {
 }
 layout!(Vector, 32, input @ 8, done @ 16, call @ 24);
 layout!(ImageHeader, 64, abi_version @ 8, flags @ 12);
+layout!(ServiceHeader, 16, handle @ 4, bytes @ 8, value @ 12);
 layout!(RootHeader, 32, version @ 8, entries @ 12, bytes @ 16);
 layout!(RootEntry, 64, mode @ 4, mtime_seconds @ 16, link @ 24, name_offset @ 32, data_bytes @ 56);
 layout!(KernelHeader, 56, abi_version @ 8, entry @ 16, syscall_entry @ 24, vector @ 32, resume @ 40, direct @ 48);
-layout!(BootInfo, 152, memory_bytes @ 8, app_entry @ 32, app_counters @ 72, input_max @ 112, random_seed @ 144);
+layout!(BootInfo, 168, memory_bytes @ 8, app_entry @ 32, app_counters @ 72, input_max @ 112, random_seed @ 144);
 layout!(Control, 80, index @ 8, hot_count @ 16, console_len @ 24, input_extent @ 48, stored @ 64, syscall_frame @ 72);
 layout!(RunRecord, 32, input_len @ 8, code @ 16, state @ 24, slot @ 28);
 layout!(HotPage, 16, golden @ 8);
