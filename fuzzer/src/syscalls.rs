@@ -95,6 +95,62 @@ pub(crate) fn list(calls: &[(u64, u32)]) -> String {
 mod tests {
     use super::*;
 
+    /// A call that the libOS serves: number, name, how far, and in what it deviates.
+    type Served = (u64, &'static str, &'static str, &'static str);
+
+    macro_rules! syscalls {
+        ($($number:literal $name:ident $status:ident $(($deviation:literal))? => |$k:pat_param, $args:pat_param, $frame:pat_param| $handler:expr;)*) => {
+            const SERVED: &[Served] = &[$(($number, stringify!($name), stringify!($status), [$($deviation,)? ""][0]),)*];
+        };
+    }
+    include!("../../guest/kernel/src/syscall/table.rs");
+
+    fn document() -> String {
+        let mut served = SERVED.to_vec();
+        served.sort_unstable();
+        let count = |status: &str| served.iter().filter(|call| call.2 == status).count();
+        let mut text = format!(
+            "# System calls\n\n\
+             What the libOS serves of the x86-64 Linux system calls. This page is made from its table,\n\
+             `guest/kernel/src/syscall/table.rs`, by `UNIFORK_UPDATE=1 cargo test -p unifork syscalls`.\n\n\
+             *full*: as Linux, as far as is known. *partial*: with the deviation named. *stub*: accepted, and\n\
+             does less than Linux, in the way named. Every other call returns `ENOSYS`, is counted, and is\n\
+             named in the report of the run.\n\n\
+             {} calls: {} full, {} partial, {} stub.\n\n\
+             | number | call | served | deviation |\n|---|---|---|---|\n",
+            served.len(),
+            count("full"),
+            count("partial"),
+            count("stub"),
+        );
+        for (number, name, status, deviation) in served {
+            text += &format!("| {number} | `{name}` | {status} | {deviation} |\n");
+        }
+        text
+    }
+
+    #[test]
+    fn the_page_about_system_calls_is_the_libos_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/syscalls.md");
+        if std::env::var_os("UNIFORK_UPDATE").is_some() {
+            std::fs::write(path, document()).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap();
+        assert_eq!(page, document(), "run this test with UNIFORK_UPDATE=1");
+    }
+
+    #[test]
+    fn served_calls_have_linux_numbers_and_say_what_they_lack() {
+        for &(number, called, status, deviation) in SERVED {
+            assert_eq!(name(number), called);
+            assert!(matches!(status, "full" | "partial" | "stub"), "{called}: {status}");
+            assert_eq!(deviation.is_empty(), status == "full", "{called}");
+        }
+        let mut numbers: Vec<u64> = SERVED.iter().map(|call| call.0).collect();
+        numbers.sort_unstable();
+        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "a number twice");
+    }
+
     #[test]
     fn the_table_agrees_with_the_c_library() {
         for (number, expected) in [

@@ -16,6 +16,7 @@ use crate::addr::{Gpa, PAGE_BYTES, to_page_end};
 use crate::caps::Kvm;
 use crate::direct::DirectCalls;
 use crate::elf::{Counters, GuestImage, ImageError};
+use crate::faults::FaultDoors;
 use crate::layout::Layout;
 use crate::machine;
 use crate::memory::{GuestMemory, MemoryError};
@@ -154,6 +155,8 @@ pub struct MachineInfo {
     /// Address at which the guest loads x87, SSE and AVX state by itself, from memory that every
     /// reset puts back: a fork that begins there needs no such ioctl. 0: it does not.
     pub resume: u64,
+    /// Where the libOS wants exceptions that it deals with itself.
+    pub(crate) doors: Option<FaultDoors>,
 }
 
 /// Boots `image` on `kernel`, until it asks for its first input or ends.
@@ -215,6 +218,7 @@ pub fn boot_with(
         kernel_counters: kernel.counters(),
         app_bias: image.bias(),
         resume: header.resume,
+        doors: Some(FaultDoors::of(&header)),
         config,
     };
     let start =
@@ -253,6 +257,7 @@ pub fn boot_bare(kvm: &Kvm, image: &GuestImage, config: &MachineConfig) -> Resul
         kernel_counters: None,
         app_bias: image.bias(),
         resume: 0,
+        doors: None,
         config: config.clone(),
     };
     let start = Start { rip: image.entry, rsp: abi::STACK_TOP_VA, syscall_entry: image.entry };
@@ -292,7 +297,7 @@ fn run_and_freeze<'s>(
     services: Option<&mut (dyn Services + 's)>,
 ) -> Result<Boot, BootError> {
     memory.forget_host_writes();
-    let mut vm = Vm::create(kvm, memory, Arc::clone(&info.layout), Tracking::Off)?;
+    let mut vm = Vm::create(kvm, memory, &info, Tracking::Off)?;
     vm.vcpu.start(start.rip, start.rsp, plan.tables.0, start.syscall_entry)?;
     let mut console = Vec::new();
     let event = run_boot(&mut vm, &info, &mut console, services)?;
@@ -415,6 +420,11 @@ fn kernel_header(kernel: &GuestImage) -> Result<KernelHeader, BootError> {
         vector: word(32),
         resume: word(40),
         direct: word(48),
+        fault_entry: word(56),
+        fault_signals: word(64),
+        copy_start: word(72),
+        copy_end: word(80),
+        copy_fault: word(88),
     })
 }
 
@@ -511,6 +521,8 @@ fn write_boot_info(
         random_seed: RANDOM_SEED,
         root_bytes,
         services,
+        heap_start: abi::KERNEL_HEAP_VA,
+        heap_bytes: plan.heap_bytes,
     };
     write(memory, plan.boot_info, &windows::bytes_of_boot_info(&info));
     Ok(())

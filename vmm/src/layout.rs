@@ -24,6 +24,8 @@ pub enum Purpose {
     Stack,
     /// The libOS's stack.
     KernelStack,
+    /// The libOS's heap.
+    KernelHeap,
     /// A reset-exempt window.
     Window,
     /// The input, as the harness sees it.
@@ -46,6 +48,7 @@ impl fmt::Display for Purpose {
             Self::Arena => "heap",
             Self::Stack => "stack",
             Self::KernelStack => "libOS stack",
+            Self::KernelHeap => "libOS heap",
             Self::Window => "window",
             Self::Input => "input",
             Self::Machine => "machine tables",

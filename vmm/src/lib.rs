@@ -22,6 +22,7 @@ pub mod caps;
 pub mod choose;
 mod direct;
 pub mod elf;
+mod faults;
 pub mod introspect;
 pub mod layout;
 mod machine;

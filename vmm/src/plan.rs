@@ -19,6 +19,10 @@ use crate::memory::{DOORBELL_GPA, GOLDEN_GPA, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN
 
 /// The arena holds at least this much, or the machine is too small to start.
 const ARENA_BYTES_MIN: u64 = 1 << 20;
+/// The libOS's heap is this part of memory. Pages that it never touches cost nothing.
+const HEAP_PART: u64 = 4;
+/// It holds at least this much, but never more than half of what is left for it and the arena.
+const HEAP_BYTES_MIN: u64 = 4 << 20;
 /// The longest input that may be configured.
 pub const INPUT_BYTES_MAX: u64 = 256 << 20;
 /// The input ring holds at least this much, so that batches of short inputs fit.
@@ -104,6 +108,7 @@ pub(crate) struct Plan {
     pub machine: Gpa,
     pub boot_info: Gpa,
     pub arena_bytes: u64,
+    pub heap_bytes: u64,
 }
 
 /// Hands out whole pages.
@@ -171,7 +176,13 @@ impl Plan {
         if needed > memory_bytes {
             return Err(PlanError::TooSmall { memory_bytes, needed });
         }
-        let arena_bytes = memory_bytes - planner.ram.next;
+        let left = memory_bytes - planner.ram.next;
+        let heap_bytes = match kernel {
+            Some(_) => page_floor((memory_bytes / HEAP_PART).max(HEAP_BYTES_MIN).min(left / 2)),
+            None => 0,
+        };
+        planner.ram(abi::KERNEL_HEAP_VA, heap_bytes, Purpose::KernelHeap)?;
+        let arena_bytes = left - heap_bytes;
         planner.ram(abi::ARENA_VA, arena_bytes, Purpose::Arena)?;
         planner.map(abi::DOORBELL_VA, PAGE_BYTES, DOORBELL_GPA, Access::WRITE, Purpose::Window)?;
         planner.layout.add(Mapping {
@@ -181,7 +192,16 @@ impl Plan {
             access: Access::READ,
             purpose: Purpose::Golden,
         })?;
-        Ok(Self { layout: planner.layout, windows, tables, tables_pages, machine, boot_info, arena_bytes })
+        Ok(Self {
+            layout: planner.layout,
+            windows,
+            tables,
+            tables_pages,
+            machine,
+            boot_info,
+            arena_bytes,
+            heap_bytes,
+        })
     }
 }
 

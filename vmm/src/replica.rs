@@ -113,8 +113,7 @@ impl Replica {
         let mut times = SpawnTimes::default();
         let memory =
             timed(&mut times.memory, || GuestMemory::for_fork(snapshot.memory(), info.windows.bytes))?;
-        let layout = Arc::clone(&info.layout);
-        let mut vm = Vm::create_timed(kvm, memory, layout, engine.tracking(), &mut times)?;
+        let mut vm = Vm::create_timed(kvm, memory, info, engine.tracking(), &mut times)?;
         timed(&mut times.state, || vm.vcpu.restore(snapshot.vcpu()))?;
         let xsave = vm.vcpu.xsave_from(snapshot.vcpu())?;
         let replica = Self {
@@ -144,7 +143,7 @@ impl Replica {
         }
         self.go_to_root()?;
         self.vm.memory.remap(snapshot.memory())?;
-        self.vm.retarget(Arc::clone(&new.layout));
+        self.vm.retarget(new);
         self.vm.vcpu.restore(snapshot.vcpu())?;
         self.xsave = self.vm.vcpu.xsave_from(snapshot.vcpu())?;
         self.snapshot = Arc::clone(snapshot);
@@ -244,8 +243,8 @@ impl Replica {
 
     fn note_debug(&mut self, event: &Event) {
         // A single step that KVM emulates sets DR6 even when its #DB is never delivered.
-        self.debug_dirty |=
-            matches!(event, Event::Exception { vector: VECTOR_DEBUG, .. } | Event::Lost { .. });
+        self.debug_dirty |= self.vm.take_handed_debug()
+            || matches!(event, Event::Exception { vector: VECTOR_DEBUG, .. } | Event::Lost { .. });
     }
 
     /// What the run that stopped with `event` amounts to.

@@ -15,7 +15,9 @@ use kvm_ioctls::VmFd;
 use unifork_abi::{Hypercall, SyscallFrame};
 
 use crate::addr::{Gpa, PAGE_BYTES, to_page_end};
+use crate::boot::MachineInfo;
 use crate::caps::Kvm;
+use crate::faults::FaultDoors;
 use crate::introspect::{ReadMemory, Registers};
 use crate::layout::Layout;
 use crate::machine;
@@ -25,6 +27,7 @@ use crate::pool::{SpawnTimes, timed};
 use crate::sys::ring::{self, DirtyRing};
 use crate::sys::slots;
 use crate::vcpu::{CoreState, Exit, Vcpu, VcpuError};
+use crate::windows;
 
 /// The slot of RAM.
 pub(crate) const RAM_SLOT: u32 = 0;
@@ -75,6 +78,12 @@ pub(crate) struct Vm {
     ring_pages: Vec<u64>,
     // Guest-physical address of the page that traps push their frame to.
     trap_stack: Gpa,
+    // Guest-physical address of the control page.
+    control: Gpa,
+    // Where the libOS wants exceptions; none without a libOS.
+    doors: Option<FaultDoors>,
+    // A #DB was handed over: DR6 has changed.
+    handed_debug: bool,
     manual: bool,
 }
 
@@ -83,17 +92,17 @@ impl Vm {
     pub(crate) fn create(
         kvm: &Kvm,
         memory: GuestMemory,
-        layout: Arc<Layout>,
+        info: &MachineInfo,
         tracking: Tracking,
     ) -> Result<Self, VcpuError> {
-        Self::create_timed(kvm, memory, layout, tracking, &mut SpawnTimes::default())
+        Self::create_timed(kvm, memory, info, tracking, &mut SpawnTimes::default())
     }
 
     /// [`Self::create`], and adds how long each part of it took to `times`.
     pub(crate) fn create_timed(
         kvm: &Kvm,
         memory: GuestMemory,
-        layout: Arc<Layout>,
+        info: &MachineInfo,
         tracking: Tracking,
         times: &mut SpawnTimes,
     ) -> Result<Self, VcpuError> {
@@ -101,14 +110,30 @@ impl Vm {
         let (fd, manual) = timed(&mut times.vm, || Self::create_fd(kvm, tracking))?;
         timed(&mut times.memory, || Self::set_slots(&fd, &memory, tracking))?;
         let vcpu = timed(&mut times.vcpu, || Vcpu::create(&fd, kvm.caps().cpu_model))?;
-        let trap_stack = layout.translate(machine::TRAP_STACK_VA).unwrap_or_default();
         let ring = match tracking {
             Tracking::Ring => Some(vcpu.map_ring().map_err(error("mmap"))?),
             _ => None,
         };
         let words = if ring.is_some() { memory.len().div_ceil(PAGE_BYTES * 64) } else { 0 };
         let ring_pages = vec![0; usize::try_from(words).unwrap_or(0)];
-        Ok(Self { vcpu, fd, memory, layout, ring, ring_pages, trap_stack, manual })
+        let layout = Arc::new(Layout::default());
+        let (trap_stack, control) = Default::default();
+        let (doors, handed_debug) = (None, false);
+        let mut vm = Self {
+            vcpu,
+            fd,
+            memory,
+            layout,
+            ring,
+            ring_pages,
+            trap_stack,
+            control,
+            doors,
+            handed_debug,
+            manual,
+        };
+        vm.retarget(info);
+        Ok(vm)
     }
 
     /// The VM itself, and whether its dirty log is cleared by hand.
@@ -147,9 +172,11 @@ impl Vm {
     }
 
     /// The memory under this VM is another snapshot's now.
-    pub(crate) fn retarget(&mut self, layout: Arc<Layout>) {
-        self.trap_stack = layout.translate(machine::TRAP_STACK_VA).unwrap_or_default();
-        self.layout = layout;
+    pub(crate) fn retarget(&mut self, info: &MachineInfo) {
+        self.layout = Arc::clone(&info.layout);
+        self.trap_stack = self.layout.translate(machine::TRAP_STACK_VA).unwrap_or_default();
+        self.control = info.windows.control;
+        self.doors = info.doors;
     }
 
     /// The dirty log is cleared by hand.
@@ -198,6 +225,9 @@ impl Vm {
                         continue;
                     }
                     let address = self.vcpu.sregs_mut().cr2;
+                    if self.hand_over(vector, error_code, address, &registers) {
+                        continue;
+                    }
                     Event::Exception { vector, error_code, address, registers }
                 }
                 Exit::RingFull => match self.collect_ring() {
@@ -267,6 +297,38 @@ impl Vm {
         self.return_from_trap(registers.rip + 2).is_ok()
     }
 
+    /// Lets the guest go on after an exception that it deals with itself, and says whether it is one.
+    fn hand_over(&mut self, vector: u8, error_code: u32, address: u64, registers: &Registers) -> bool {
+        let Some(doors) = self.doors else { return false };
+        if let Some(rip) = doors.copy_fixup(vector, registers.rip) {
+            return self.return_from_trap(rip).is_ok();
+        }
+        let Some(bit) = FaultDoors::bit(vector, registers.rip) else { return false };
+        let mut wanted = [0; 8];
+        if !self.read(doors.signals, &mut wanted) || u64::from_le_bytes(wanted) & bit == 0 {
+            return false;
+        }
+        let fault = [vector.into(), error_code.into(), address, registers.rip, registers.rflags];
+        windows::set_fault(&mut self.memory, self.control, fault);
+        self.handed_debug |= vector == 1;
+        // Flags as at a system call: no single steps in the libOS.
+        let regs = self.vcpu.regs_mut();
+        (regs.rip, regs.rsp, regs.rflags) = (doors.entry, registers.rsp, 2);
+        machine::enter_user(self.vcpu.sregs_mut());
+        self.vcpu.store().is_ok()
+    }
+
+    /// Whether a #DB was handed over since this was last asked.
+    pub(crate) fn take_handed_debug(&mut self) -> bool {
+        std::mem::take(&mut self.handed_debug)
+    }
+
+    /// The exception that was handed over last, as the control page has it.
+    fn handed_over(&self) -> Cause {
+        let [vector, error_code, address, ..] = windows::fault(&self.memory, self.control);
+        Cause::Exception { vector: vector as u8, error_code: error_code as u32, address }
+    }
+
     /// How the run that stopped with `event` ended, when it does not go on: everything but the
     /// hypercalls that its caller understands.
     pub(crate) fn outcome(&self, event: Event) -> Outcome {
@@ -278,6 +340,7 @@ impl Vm {
             Event::Lost { reason } => (Cause::Vm { reason }, registers_of(&self.vcpu.core())),
             Event::Hypercall { number, args: [a, b, c] } => match Hypercall::from_number(number) {
                 Some(Hypercall::Exit) => return Outcome::Exit { code: a as i32 },
+                Some(Hypercall::Signal) if c == 1 => (self.handed_over(), self.syscall_registers(b)),
                 Some(Hypercall::Signal) => (Cause::Signal { number: a as i32 }, self.syscall_registers(b)),
                 Some(Hypercall::Panic) => {
                     (Cause::KernelPanic { message: self.message(a, b) }, registers_of(&self.vcpu.core()))

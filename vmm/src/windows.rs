@@ -1,6 +1,8 @@
 //! Reading and writing the reset-exempt windows. What the guest left there is never trusted: every
 //! count is cut to the size of what it counts.
 
+use std::mem::offset_of;
+
 use unifork_abi::{BootInfo, CONSOLE_BYTES, Control, HotPage, RunRecord, RunState, UNSERVED_SLOTS};
 
 use crate::addr::{Gpa, PAGE_BYTES};
@@ -35,6 +37,11 @@ pub(crate) fn set_control(memory: &mut GuestMemory, windows: &Windows, control: 
         control.filter,
         control.stored,
         control.syscall_frame,
+        control.fault_vector,
+        control.fault_error,
+        control.fault_address,
+        control.fault_rip,
+        control.fault_rflags,
     ];
     let page = slice(memory, windows.control, size_of::<Control>() as u64);
     for (bytes, word) in page.chunks_exact_mut(8).zip(words) {
@@ -57,7 +64,27 @@ pub(crate) fn control(memory: &GuestMemory, windows: &Windows) -> Control {
         filter: word(7),
         stored: word(8),
         syscall_frame: word(9),
+        fault_vector: word(10),
+        fault_error: word(11),
+        fault_address: word(12),
+        fault_rip: word(13),
+        fault_rflags: word(14),
     }
+}
+
+/// Describes an exception that the libOS is to turn into a signal.
+pub(crate) fn set_fault(memory: &mut GuestMemory, control: Gpa, fault: [u64; 5]) {
+    let at = control.offset(offset_of!(Control, fault_vector) as u64);
+    for (bytes, word) in slice(memory, at, 40).chunks_exact_mut(8).zip(fault) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// The exception described last: a claim.
+pub(crate) fn fault(memory: &GuestMemory, control: Gpa) -> [u64; 5] {
+    let at = control.offset(offset_of!(Control, fault_vector) as u64);
+    let bytes = slice_ref(memory, at, 40);
+    std::array::from_fn(|i| word(bytes, i * 8))
 }
 
 const RECORD_BYTES: usize = size_of::<RunRecord>();
@@ -148,7 +175,9 @@ pub(crate) fn bytes_of_boot_info(info: &BootInfo) -> Vec<u8> {
         info.random_seed,
         info.root_bytes,
         info.services,
+        info.heap_start,
+        info.heap_bytes,
     ];
-    const _: () = assert!(size_of::<BootInfo>() == 21 * 8 && size_of::<BootInfo>() as u64 <= PAGE_BYTES);
+    const _: () = assert!(size_of::<BootInfo>() == 23 * 8 && size_of::<BootInfo>() as u64 <= PAGE_BYTES);
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }

@@ -18,6 +18,7 @@
 //! 0x30_0000_0000  GDT, IDT, TSS, trap stubs and stack (CPL 0)   MACHINE_VA
 //! 0x31_0000_0000  top of the libOS stack                        KERNEL_STACK_TOP_VA
 //! 0x32_0000_0000  boot information, read-only                   BOOT_INFO_VA
+//! 0x33_0000_0000  the libOS's heap                              KERNEL_HEAP_VA
 //! 0x40_0000_0000  top of the application's stack                STACK_TOP_VA
 //! 0x50_0000_0000  root image, read-only                         ROOT_VA
 //! 0x80_0000_0000  the snapshot's memory again, read-only        GOLDEN_VA
@@ -81,6 +82,8 @@ pub const KERNEL_STACK_TOP_VA: u64 = 0x31_0000_0000;
 pub const KERNEL_STACK_BYTES: u64 = 0x1_0000;
 /// [`BootInfo`], read-only.
 pub const BOOT_INFO_VA: u64 = 0x32_0000_0000;
+/// First byte of the libOS's heap; [`BootInfo::heap_bytes`] long.
+pub const KERNEL_HEAP_VA: u64 = 0x33_0000_0000;
 /// First byte past the application's stack.
 pub const STACK_TOP_VA: u64 = 0x40_0000_0000;
 /// The root image ([`RootHeader`]), read-only.
@@ -133,8 +136,9 @@ pub enum Hypercall {
     Done = 3,
     /// `(code)`: the application called `exit`.
     Exit = 4,
-    /// `(signal, frame)`: a signal that nothing handles ended the application. `frame` is the
-    /// linear address of the [`SyscallFrame`] of the call that raised it, or 0.
+    /// `(signal, frame, fault)`: a signal that nothing handles ended the application. `frame` is the
+    /// linear address of the [`SyscallFrame`] of the call that raised it, or 0. With `fault` = 1 it
+    /// is the signal of the exception that [`Control`] describes, which the host had handed over.
     Signal = 5,
     /// `(message, bytes)`: the libOS panicked.
     Panic = 6,
@@ -233,6 +237,18 @@ pub struct KernelHeader {
     pub resume: u64,
     /// Address that a rewritten `syscall` jumps to, with the return address in RCX.
     pub direct: u64,
+    /// Address that the VMM continues at, at CPL 3, when the application took an exception whose
+    /// signal has a handler. The exception is described in [`Control`]; all registers but RIP and
+    /// RFLAGS are as they were.
+    pub fault_entry: u64,
+    /// Address of a word: bit N-1 is set while signal N, raised by an exception, would run a handler.
+    pub fault_signals: u64,
+    /// First instruction of the routine that copies from and to the application's memory.
+    pub copy_start: u64,
+    /// First byte past it.
+    pub copy_end: u64,
+    /// Where it goes on when a page fault stops it.
+    pub copy_fault: u64,
 }
 
 /// What [`KernelHeader::magic`] holds.
@@ -290,6 +306,10 @@ pub struct BootInfo {
     pub root_bytes: u64,
     /// `SERVICES_*` bits.
     pub services: u64,
+    /// First byte of the libOS's heap.
+    pub heap_start: u64,
+    /// Bytes of it.
+    pub heap_bytes: u64,
 }
 
 /// First bytes of the root image at [`ROOT_VA`]: the files that the guest starts with. The host packs
@@ -467,6 +487,17 @@ pub struct Control {
     /// Address of the libOS's saved application registers ([`SyscallFrame`]) while a system call
     /// is being served, else 0. The guest writes it.
     pub syscall_frame: u64,
+    /// Vector of the exception that the libOS is to turn into a signal. The host writes it, and the
+    /// next four, before it continues at [`KernelHeader::fault_entry`].
+    pub fault_vector: u64,
+    /// Its error code.
+    pub fault_error: u64,
+    /// CR2 at the exception.
+    pub fault_address: u64,
+    /// Address of the instruction.
+    pub fault_rip: u64,
+    /// Flags at the instruction.
+    pub fault_rflags: u64,
 }
 
 /// One run of a batch, at [`RECORDS_VA`]. Reset-exempt.
@@ -548,9 +579,12 @@ layout!(ImageHeader, 64, abi_version @ 8, flags @ 12);
 layout!(ServiceHeader, 16, handle @ 4, bytes @ 8, value @ 12);
 layout!(RootHeader, 32, version @ 8, entries @ 12, bytes @ 16);
 layout!(RootEntry, 64, mode @ 4, mtime_seconds @ 16, link @ 24, name_offset @ 32, data_bytes @ 56);
-layout!(KernelHeader, 56, abi_version @ 8, entry @ 16, syscall_entry @ 24, vector @ 32, resume @ 40, direct @ 48);
-layout!(BootInfo, 168, memory_bytes @ 8, app_entry @ 32, app_counters @ 72, input_max @ 112, random_seed @ 144);
-layout!(Control, 80, index @ 8, hot_count @ 16, console_len @ 24, input_extent @ 48, stored @ 64, syscall_frame @ 72);
+layout!(KernelHeader, 96, entry @ 16, syscall_entry @ 24, vector @ 32, resume @ 40, direct @ 48, fault_entry @ 56,
+    fault_signals @ 64, copy_start @ 72, copy_end @ 80, copy_fault @ 88);
+layout!(BootInfo, 184, memory_bytes @ 8, app_entry @ 32, app_counters @ 72, input_max @ 112, random_seed @ 144,
+    heap_bytes @ 176);
+layout!(Control, 120, index @ 8, hot_count @ 16, console_len @ 24, input_extent @ 48, stored @ 64, syscall_frame @ 72,
+    fault_vector @ 80, fault_rip @ 104, fault_rflags @ 112);
 layout!(RunRecord, 32, input_len @ 8, code @ 16, state @ 24, slot @ 28);
 layout!(HotPage, 16, golden @ 8);
 layout!(SyscallFrame, 144, rax @ 80, rip @ 120, rflags @ 128, rsp @ 136);

@@ -11,7 +11,8 @@ pub struct KernelCell<T> {
 
 // SAFETY: the guest has one CPU and nothing preempts the libOS; `with` also refuses a second borrow
 // while one is alive. So no two references to the value ever exist at a time.
-unsafe impl<T: Send> Sync for KernelCell<T> {}
+// `T` need not be `Send`: there is no other thread of Rust's to send it to.
+unsafe impl<T> Sync for KernelCell<T> {}
 
 impl<T> KernelCell<T> {
     /// A cell with `value` in it.

@@ -10,9 +10,11 @@
 //! begins at `unifork_resume`, which loads them from there.
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 
 use unifork_abi::{
-    ABI_VERSION, DOORBELL_VA, Hypercall, KERNEL_MAGIC, KERNEL_STACK_TOP_VA, LOOP_STACK_TOP_VA, SyscallFrame,
+    ABI_VERSION, CONTROL_VA, Control, DOORBELL_VA, Hypercall, KERNEL_MAGIC, KERNEL_STACK_TOP_VA,
+    LOOP_STACK_TOP_VA, SyscallFrame,
 };
 
 global_asm!(
@@ -28,6 +30,11 @@ unifork_header:
     .quad unifork_vector
     .quad unifork_resume
     .quad unifork_direct
+    .quad unifork_fault_entry
+    .quad unifork_fault_signals
+    .quad unifork_copy
+    .quad unifork_copy_end
+    .quad unifork_copy_fault
 
     .section .rodata, "a", @progbits
     .balign 8
@@ -97,11 +104,12 @@ unifork_syscall_entry:
     push r13
     push r14
     push r15
-    mov rdi, rsp
+    xor esi, esi
+5:  mov rdi, rsp
     cld
-    // The application's x87 and SSE state: the libOS is compiled with SSE.
+    // The application's x87 and SSE state: the libOS is compiled with SSE. The place is fixed, and
+    // so is that of the registers above it: see ENTRY_FPU in fpu.rs.
     sub rsp, 528
-    and rsp, -16
     fxsave64 [rsp]
     mov rbx, rsp
     mov r12, rdi
@@ -124,10 +132,54 @@ unifork_syscall_entry:
     pop rdx
     pop rsi
     pop rdi
-    pop rcx
+    // Through memory, so that every register is the application's: a thread may go on where a signal
+    // or another thread has interrupted it.
+    pop qword ptr [unifork_scratch + 32]
     popfq
     mov rsp, [rsp]
-    jmp rcx
+    jmp qword ptr [unifork_scratch + 32]
+
+    // The application took an exception, and its signal has a handler. All registers are the
+    // application's but RIP and RFLAGS, which are in the control page.
+    .balign 16
+unifork_fault_entry:
+    mov [unifork_scratch], rax
+    mov [unifork_scratch + 24], rsp
+    mov rsp, {kernel_stack}
+    push qword ptr [unifork_scratch + 24]
+    movabs rax, [{fault_rflags}]
+    push rax
+    movabs rax, [{fault_rip}]
+    push rax
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push qword ptr [unifork_scratch]
+    push r8
+    push r9
+    push r10
+    push r11
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov esi, 1
+    jmp 5b
+
+    // u64 copy(to, from, bytes): bytes that could not be copied because a page fault came between.
+    .balign 16
+unifork_copy:
+    mov rcx, rdx
+    rep movsb
+    xor eax, eax
+    ret
+unifork_copy_end:
+unifork_copy_fault:
+    mov rax, rcx
+    ret
 
     // A rewritten `syscall`: RCX is the return address, nothing else has changed.
     .balign 16
@@ -224,7 +276,10 @@ unifork_done:
     .section .bss, "aw", @nobits
     .balign 64
 unifork_scratch:
-    .skip 64
+    .skip 56
+    .globl unifork_fault_signals
+unifork_fault_signals:
+    .skip 8
     .balign 4096
 unifork_resume_xsave:
     .skip 16384
@@ -238,36 +293,65 @@ unifork_resume_state:
     loop_stack = const LOOP_STACK_TOP_VA,
     snapshot = const Hypercall::Snapshot as u64,
     door = const DOORBELL_VA,
+    fault_rip = const CONTROL_VA + offset_of!(Control, fault_rip) as u64,
+    fault_rflags = const CONTROL_VA + offset_of!(Control, fault_rflags) as u64,
 );
 
 unsafe extern "Rust" {
     // Defined by `handlers!` in the kernel's binary.
     safe fn unifork_kernel_main() -> (u64, u64);
-    safe fn unifork_kernel_syscall(frame: &mut SyscallFrame);
+    safe fn unifork_kernel_serve(entry: Entry, frame: &mut SyscallFrame);
+    pub(crate) safe fn unifork_kernel_allows(start: u64, bytes: u64, write: bool) -> bool;
 }
 
 unsafe extern "C" {
     fn unifork_enter_application(entry: u64, stack: u64) -> !;
 }
 
+/// Why the libOS was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A system call: its number and arguments are in the registers.
+    Syscall,
+    /// An exception, handed over by the host because its signal has a handler.
+    Exception(Exception),
+}
+
+/// An exception as the host describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Its vector.
+    pub vector: u64,
+    /// Its error code, 0 for vectors without one.
+    pub error_code: u64,
+    /// CR2: what a page fault touched.
+    pub address: u64,
+}
+
 /// Connects the libOS to its entry points: `main` prepares it and returns the application's entry
-/// and stack pointer; `syscall` serves one system call.
+/// and stack pointer; `serve` serves one system call or exception; `allows` says whether the
+/// application may use a range of the arena.
 #[macro_export]
 macro_rules! handlers {
-    ($main:path, $syscall:path) => {
+    ($main:path, $serve:path, $allows:path) => {
         #[unsafe(no_mangle)]
         fn unifork_kernel_main() -> (u64, u64) {
             $main()
         }
         #[unsafe(no_mangle)]
-        fn unifork_kernel_syscall(frame: &mut $crate::SyscallFrame) {
-            $syscall(frame)
+        fn unifork_kernel_serve(entry: $crate::Entry, frame: &mut $crate::SyscallFrame) {
+            $serve(entry, frame)
+        }
+        #[unsafe(no_mangle)]
+        fn unifork_kernel_allows(start: u64, bytes: u64, write: bool) -> bool {
+            $allows(start, bytes, write)
         }
     };
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn unifork_main() -> ! {
+    crate::heap::open();
     let (entry, stack) = unifork_kernel_main();
     // SAFETY: the VMM loaded the application and built its stack; the libOS's own stack is not
     // needed any more, and every later entry begins at its top again.
@@ -278,7 +362,26 @@ extern "C" fn unifork_main() -> ! {
 ///
 /// `frame` points to the frame that the entry code has just pushed, and nothing else refers to it.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn unifork_serve(frame: *mut SyscallFrame) {
+unsafe extern "C" fn unifork_serve(frame: *mut SyscallFrame, exception: u32) {
+    let entry = if exception == 0 {
+        Entry::Syscall
+    } else {
+        let control = crate::run_loop::control();
+        Entry::Exception(Exception {
+            vector: control.fault_vector,
+            error_code: control.fault_error,
+            address: control.fault_address,
+        })
+    };
     // SAFETY: the caller's promise.
-    unifork_kernel_syscall(unsafe { &mut *frame });
+    unifork_kernel_serve(entry, unsafe { &mut *frame });
+}
+
+/// Says which signals, when an exception raises them, the host is to hand over: bit N-1 for signal N.
+pub fn publish_fault_signals(signals: u64) {
+    unsafe extern "C" {
+        static mut unifork_fault_signals: u64;
+    }
+    // SAFETY: a word of the entry code's own; only this function and the host touch it.
+    unsafe { unifork_fault_signals = signals };
 }

@@ -45,6 +45,12 @@ pub fn signalled(signal: i32, frame: &SyscallFrame) -> ! {
     call_last(Hypercall::Signal, [u64::from(signal.cast_unsigned()), address(frame), 0])
 }
 
+/// The signal of the exception that the host handed over, in the code that `frame` belongs to, has
+/// no handler after all, or none that could be run: the exception itself ended the application.
+pub fn signalled_by_fault(signal: i32, frame: &SyscallFrame) -> ! {
+    call_last(Hypercall::Signal, [u64::from(signal.cast_unsigned()), address(frame), 1])
+}
+
 /// The arena has no `bytes` more.
 pub fn out_of_memory(bytes: u64, frame: &SyscallFrame) -> ! {
     call_last(Hypercall::OutOfMemory, [bytes, address(frame), 0])

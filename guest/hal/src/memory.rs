@@ -1,5 +1,6 @@
 //! The application's memory, as claims that are checked, and what the VMM said about the machine.
 
+use crate::entry::unifork_kernel_allows;
 use unifork_abi::{BOOT_INFO_VA, BootInfo, INPUT_VA, STACK_TOP_VA, UNSERVED_SLOTS, UNSERVED_VA};
 
 /// What the VMM said.
@@ -13,11 +14,22 @@ pub fn boot_info() -> &'static BootInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault;
 
-/// A range of the application's memory: checked to be mapped, not to hold anything in particular.
+/// Bytes that are passed on at a time.
+const PIECE_BYTES: usize = 1024;
+
+unsafe extern "C" {
+    /// Copies; returns how many bytes were left when a page fault ended it (`entry.rs`).
+    fn unifork_copy(to: u64, from: u64, bytes: u64) -> u64;
+}
+
+/// A range of the application's memory: checked to be its own, not to hold anything in particular.
+///
+/// Within the arena the check is exact. Elsewhere a page may still be read-only or missing; copying
+/// stops there, and says [`Fault`].
 #[derive(Clone, Copy, Debug)]
 pub struct User {
-    // Invariant: `bytes` bytes from `start` are inside one of the application's mappings, and
-    // `start` is not null when `bytes` is not 0.
+    // Invariant: `bytes` bytes from `start` are inside the application's image, stack, arena or input,
+    // never inside the libOS or its windows.
     start: u64,
     bytes: u64,
 }
@@ -29,28 +41,30 @@ impl User {
     ///
     /// [`Fault`] when it may not.
     pub fn readable(start: u64, bytes: u64) -> Result<Self, Fault> {
-        let info = boot_info();
-        let input = info.input_window_bytes;
-        let ranges = [
-            (info.app_start, info.app_end),
-            (info.arena_start, info.arena_start + info.arena_bytes),
-            (info.app_stack_low, STACK_TOP_VA),
-            (INPUT_VA, INPUT_VA + input),
-        ];
-        let end = start.checked_add(bytes).ok_or(Fault)?;
-        let inside = bytes == 0 || ranges.iter().any(|&(low, high)| start >= low && end <= high);
-        if inside { Ok(Self { start, bytes }) } else { Err(Fault) }
+        Self::checked(start, bytes, false)
     }
 
     /// Checks that the application may write `bytes` bytes from `start`, as far as is known without
-    /// its page tables: not its input, and not outside of its memory.
+    /// its page tables.
     ///
     /// # Errors
     ///
     /// [`Fault`] when it may not.
     pub fn writable(start: u64, bytes: u64) -> Result<Self, Fault> {
-        let inside_input = start >= INPUT_VA && start < INPUT_VA + boot_info().input_window_bytes;
-        if inside_input && bytes > 0 { Err(Fault) } else { Self::readable(start, bytes) }
+        Self::checked(start, bytes, true)
+    }
+
+    fn checked(start: u64, bytes: u64, write: bool) -> Result<Self, Fault> {
+        let info = boot_info();
+        let end = start.checked_add(bytes).ok_or(Fault)?;
+        let inside = |low: u64, high: u64| start >= low && end <= high;
+        let allowed = bytes == 0
+            || inside(info.app_stack_low, STACK_TOP_VA)
+            || inside(info.app_start, info.app_end)
+            || inside(info.arena_start, info.arena_start + info.arena_bytes)
+                && unifork_kernel_allows(start, bytes, write)
+            || !write && inside(INPUT_VA, INPUT_VA + info.input_window_bytes);
+        if allowed { Ok(Self { start, bytes }) } else { Err(Fault) }
     }
 
     /// Its length.
@@ -65,36 +79,52 @@ impl User {
         self.bytes == 0
     }
 
-    /// Calls `f` with all of it, in pieces.
-    pub fn for_each_piece(&self, mut f: impl FnMut(&[u8])) {
-        let mut buffer = [0u8; 256];
+    /// Calls `f` with all of it, in pieces; ends early where a page is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`]: with the pieces before it passed on.
+    pub fn for_each_piece(&self, mut f: impl FnMut(&[u8])) -> Result<(), Fault> {
+        let mut buffer = [0u8; PIECE_BYTES];
         let mut done = 0;
         while done < self.bytes {
-            let count = (self.bytes - done).min(buffer.len() as u64) as usize;
-            let from = (self.start + done) as *const u8;
-            // SAFETY: the range is mapped (invariant); the buffer is ours and large enough.
-            unsafe { buffer.as_mut_ptr().copy_from(from, count) };
+            let count = (self.bytes - done).min(PIECE_BYTES as u64) as usize;
+            self.read(done, &mut buffer[..count])?;
             f(&buffer[..count]);
             done += count as u64;
         }
+        Ok(())
     }
 
-    /// Copies `bytes` to its start, as much as fits.
-    pub fn write(&self, bytes: &[u8]) {
-        let count = bytes.len().min(self.bytes as usize);
-        // SAFETY: the range is mapped and at least `count` long (invariant). A read-only page faults,
-        // which the host sees as the application's doing.
-        unsafe { (self.start as *mut u8).copy_from(bytes.as_ptr(), count) };
+    /// Fills `out` from `offset` bytes into it.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] when that is past its end, or a page is missing.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let from = self.inside(offset, out.len())?;
+        // SAFETY: `out` is ours to write; the other side is the application's (invariant), which no
+        // Rust reference points into, and a page that is missing ends the copy.
+        let left = unsafe { unifork_copy(out.as_mut_ptr() as u64, from, out.len() as u64) };
+        if left == 0 { Ok(()) } else { Err(Fault) }
     }
 
-    /// Reads a little-endian word `offset` bytes into it; 0 past its end.
-    #[must_use]
-    pub fn word(&self, offset: u64) -> u64 {
-        if offset.checked_add(8).is_none_or(|end| end > self.bytes) {
-            return 0;
-        }
-        // SAFETY: checked to be inside the range, which is mapped (invariant).
-        unsafe { ((self.start + offset) as *const u64).read_unaligned() }
+    /// Writes `bytes` from `offset` bytes into it.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] when they do not fit, or a page is missing or read-only.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let to = self.inside(offset, bytes.len())?;
+        // SAFETY: the range is the application's (invariant), which no Rust reference points into; a
+        // page that cannot be written ends the copy.
+        let left = unsafe { unifork_copy(to, bytes.as_ptr() as u64, bytes.len() as u64) };
+        if left == 0 { Ok(()) } else { Err(Fault) }
+    }
+
+    fn inside(&self, offset: u64, bytes: usize) -> Result<u64, Fault> {
+        let end = offset.checked_add(bytes as u64).ok_or(Fault)?;
+        if end <= self.bytes { Ok(self.start + offset) } else { Err(Fault) }
     }
 }
 

@@ -5,58 +5,73 @@
 //! and a reset puts it back. Time, randomness and process ids are its own and deterministic. A call
 //! that it does not serve returns `ENOSYS` and is counted for the host to report; none is faked.
 //!
+//! ```text
+//!  serve ─► syscall (table) ─► fd · sched · signal · time · process · mm
+//!    │                            each: the calls of one family
+//!    └────► sched/switch: what the call has set off, whose turn it is, signals
+//! ```
+//!
 //! Unsafe code lives in `unifork-hal` alone.
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod clock;
+extern crate alloc;
+
 mod errno;
-mod files;
+mod fd;
 mod mm;
 mod process;
-mod random;
+mod sched;
 mod signal;
 mod syscall;
 mod text;
+mod time;
+mod user;
 
-use unifork_hal::{KernelCell, SyscallFrame, boot_info, hello};
+use unifork_hal::{Entry, KernelCell, SyscallFrame, boot_info, hello};
 
+pub use mm::allows;
 pub use text::Text;
 
-/// All that the libOS remembers.
+/// All that the libOS remembers, but for the application's memory ([`mm::MM`]).
 struct Kernel {
-    mm: mm::Arena,
-    clock: clock::Clock,
-    random: random::Random,
-    signals: signal::Signals,
-    files: files::Files,
+    clock: time::clock::Clock,
+    timers: time::timers::Timers,
+    random: process::random::Random,
+    signals: signal::action::Signals,
+    sched: sched::Scheduler,
+    files: fd::Files,
+    limits: process::limits::Limits,
+    settings: process::prctl::Settings,
 }
 
-static KERNEL: KernelCell<Kernel> = KernelCell::new(Kernel {
-    mm: mm::Arena::new(),
-    clock: clock::Clock::new(),
-    random: random::Random::new(),
-    signals: signal::Signals::new(),
-    files: files::Files::new(),
-});
+static KERNEL: KernelCell<Option<Kernel>> = KernelCell::new(None);
 
 /// Prepares the libOS; returns the application's entry point and its stack pointer.
 pub fn start() -> (u64, u64) {
     hello();
     let info = boot_info();
+    mm::MM.with(|mm| mm.open(info.arena_start, info.arena_bytes));
     KERNEL.with(|kernel| {
-        kernel.mm.open(info.arena_start, info.arena_bytes);
-        kernel.clock.start(info.epoch_ns);
-        kernel.random.start(info.random_seed);
+        *kernel = Some(Kernel {
+            clock: time::clock::Clock::new(info.epoch_ns),
+            timers: time::timers::Timers::default(),
+            random: process::random::Random::new(info.random_seed),
+            signals: signal::action::Signals::new(),
+            sched: sched::Scheduler::new(),
+            files: fd::Files::new(),
+            limits: process::limits::Limits::new(unifork_abi::STACK_TOP_VA - info.app_stack_low),
+            settings: process::prctl::Settings::default(),
+        });
     });
     (info.app_entry, info.app_stack)
 }
 
-/// Serves one system call.
-pub fn serve(frame: &mut SyscallFrame) {
-    let result = KERNEL.with(|kernel| syscall::dispatch(kernel, frame));
-    frame.rax = match result {
-        Ok(value) => value,
-        Err(errno) => errno.as_result(),
-    };
+/// Serves one system call or exception.
+///
+/// # Panics
+///
+/// Before [`start`].
+pub fn serve(entry: Entry, frame: &mut SyscallFrame) {
+    KERNEL.with(|kernel| kernel.as_mut().expect("the libOS is up").serve(entry, frame));
 }

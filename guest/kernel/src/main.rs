@@ -5,7 +5,7 @@
 use core::fmt::Write as _;
 use core::panic::PanicInfo;
 
-unifork_hal::handlers!(unifork_kernel::start, unifork_kernel::serve);
+unifork_hal::handlers!(unifork_kernel::start, unifork_kernel::serve, unifork_kernel::allows);
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {

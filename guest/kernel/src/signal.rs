@@ -1,128 +1,43 @@
-//! Signals: dispositions and masks are kept; a fatal one ends the run as a finding.
+//! Signals: who holds which off, what is pending, and what happens when one is delivered.
+//!
+//! Delivery is at the end of a system call, of the call's own thread; a signal for a thread that waits
+//! ends its waiting. An exception becomes a signal when the host hands it over, which it does when
+//! the signal has a handler; otherwise it is a crash, and the libOS never sees it. A signal that would
+//! end the process is a finding, at once.
 
-use unifork_hal::{SyscallFrame, User, signalled};
-
-use crate::errno::{Errno, Outcome};
-use crate::process::PID;
+pub(crate) mod action;
+pub(crate) mod deliver;
+pub(crate) mod frame;
+pub(crate) mod mask;
+pub(crate) mod pending;
+pub(crate) mod send;
+pub(crate) mod wait;
 
 /// Signals are numbered 1 to 64.
-const SIGNALS: usize = 64;
-const SIGKILL: u64 = 9;
-const SIGSTOP: u64 = 19;
+pub(crate) const SIGNALS: usize = 64;
+pub(crate) const SIGILL: u32 = 4;
+pub(crate) const SIGTRAP: u32 = 5;
+pub(crate) const SIGBUS: u32 = 7;
+pub(crate) const SIGFPE: u32 = 8;
+pub(crate) const SIGKILL: u32 = 9;
+pub(crate) const SIGSEGV: u32 = 11;
+pub(crate) const SIGPIPE: u32 = 13;
+pub(crate) const SIGSTOP: u32 = 19;
 /// Ignored unless handled: SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
-const IGNORED: [u64; 4] = [17, 18, 23, 28];
-/// Bytes of `struct kernel_sigaction` and of `sigset_t` as the system call knows it.
-const ACTION_BYTES: u64 = 32;
+const IGNORED: u64 = bit(17) | bit(18) | bit(23) | bit(28);
+/// Nothing holds these off.
+const NEVER_BLOCKED: u64 = bit(SIGKILL) | bit(SIGSTOP);
+/// Those that exceptions raise.
+const OF_EXCEPTIONS: u64 = bit(SIGILL) | bit(SIGTRAP) | bit(SIGBUS) | bit(SIGFPE) | bit(SIGSEGV);
+/// Bytes of `sigset_t` as the system calls know it.
 const SET_BYTES: u64 = 8;
-const SIG_IGN: u64 = 1;
 
-/// handler, flags, restorer, mask
-type Action = [u64; 4];
-
-pub(crate) struct Signals {
-    actions: [Action; SIGNALS],
-    blocked: u64,
-    pending: u64,
-    alternate_stack: [u64; 3],
+/// The bit of a signal in a set.
+pub(crate) const fn bit(signal: u32) -> u64 {
+    1 << (signal - 1)
 }
 
-impl Signals {
-    pub(crate) const fn new() -> Self {
-        // SS_DISABLE: no alternate stack.
-        Self { actions: [[0; 4]; SIGNALS], blocked: 0, pending: 0, alternate_stack: [0, 2, 0] }
-    }
-
-    pub(crate) fn rt_sigaction(&mut self, signal: u64, new: u64, old: u64, set_bytes: u64) -> Outcome {
-        let number = number(signal).filter(|_| set_bytes == SET_BYTES).ok_or(Errno::EINVAL)?;
-        if new != 0 && matches!(signal, SIGKILL | SIGSTOP) {
-            return Err(Errno::EINVAL);
-        }
-        let action = &mut self.actions[number];
-        let before = *action;
-        if new != 0 {
-            let new = User::readable(new, ACTION_BYTES)?;
-            *action = core::array::from_fn(|i| new.word(i as u64 * 8));
-        }
-        if old != 0 {
-            write_words(old, &before)?;
-        }
-        Ok(0)
-    }
-
-    pub(crate) fn rt_sigprocmask(
-        &mut self,
-        how: u64,
-        new: u64,
-        old: u64,
-        set_bytes: u64,
-        frame: &SyscallFrame,
-    ) -> Outcome {
-        if set_bytes != SET_BYTES {
-            return Err(Errno::EINVAL);
-        }
-        let before = self.blocked;
-        if new != 0 {
-            let set = User::readable(new, SET_BYTES)?.word(0);
-            let blocked = match how {
-                0 => before | set,
-                1 => before & !set,
-                2 => set,
-                _ => return Err(Errno::EINVAL),
-            };
-            self.blocked = blocked & !(1 << (SIGKILL - 1) | 1 << (SIGSTOP - 1));
-        }
-        if old != 0 {
-            write_words(old, &[before])?;
-        }
-        let ready = self.pending & !self.blocked;
-        if ready != 0 {
-            self.pending &= !ready;
-            signalled(ready.trailing_zeros().cast_signed() + 1, frame);
-        }
-        Ok(0)
-    }
-
-    pub(crate) fn sigaltstack(&mut self, new: u64, old: u64) -> Outcome {
-        let before = self.alternate_stack;
-        if new != 0 {
-            let new = User::readable(new, 24)?;
-            self.alternate_stack = core::array::from_fn(|i| new.word(i as u64 * 8));
-        }
-        if old != 0 {
-            write_words(old, &before)?;
-        }
-        Ok(0)
-    }
-
-    /// `kill`, `tkill` and `tgkill` of the only process there is. A signal that would end it ends
-    /// the run, at once or when it is unblocked; so does one with a handler, which is not called.
-    pub(crate) fn raise(&mut self, target: u64, signal: u64, frame: &SyscallFrame) -> Outcome {
-        if target != PID && target != 0 {
-            return Err(Errno::ESRCH);
-        }
-        if signal == 0 {
-            return Ok(0);
-        }
-        let number = number(signal).ok_or(Errno::EINVAL)?;
-        let handler = self.actions[number][0];
-        if handler == SIG_IGN || handler == 0 && IGNORED.contains(&signal) {
-            return Ok(0);
-        }
-        if self.blocked >> number & 1 == 1 {
-            self.pending |= 1 << number;
-            return Ok(0);
-        }
-        signalled(i32::try_from(signal).unwrap_or(0), frame)
-    }
-}
-
-fn number(signal: u64) -> Option<usize> {
-    usize::try_from(signal).ok().filter(|n| (1..=SIGNALS).contains(n)).map(|n| n - 1)
-}
-
-fn write_words(to: u64, words: &[u64]) -> Result<(), Errno> {
-    for (i, word) in words.iter().enumerate() {
-        User::writable(to + i as u64 * 8, 8)?.write(&word.to_le_bytes());
-    }
-    Ok(())
+/// A signal's number, if it is one.
+pub(crate) fn number(signal: u64) -> Option<u32> {
+    Some(signal as u32).filter(|n| (1..=SIGNALS as u32).contains(n))
 }

@@ -42,7 +42,7 @@ use crate::vcpu::cpuid::CpuModel;
 
 /// The version this build writes, and the only one it reads: snapshots are taken again, not
 /// migrated.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 const MAGIC: [u8; 8] = *b"UFSNAP\r\n";
 

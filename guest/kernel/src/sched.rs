@@ -1,0 +1,161 @@
+//! Threads, and which of them runs.
+//!
+//! There is one CPU and no timer interrupt. Threads switch where a call blocks, yields or ends its
+//! thread, and after [`SLICE_CALLS`] calls in a row that did none of it, so that a thread that polls
+//! does not starve the others. The next thread is the one that could run first. So the order is a
+//! function of what the program does, the same in every run.
+//!
+//! A call that has to wait says so with [`Errno::BLOCK`], having noted what for. Its thread is set
+//! aside with its registers and call number; when something happens that may be it, the call is
+//! served again from its start.
+//!
+//! When nothing can run, the clock jumps to the next deadline. When there is none, nothing will ever
+//! happen, and the guest waits for the host to end it.
+
+pub(crate) mod clone;
+pub(crate) mod exit;
+pub(crate) mod futex;
+pub(crate) mod switch;
+pub(crate) mod thread;
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::errno::Errno;
+use thread::{Call, Context, Resume, Thread, Wait};
+
+/// The process, and its first thread.
+pub(crate) const PID: u32 = 1000;
+/// Calls in a row, while other threads could run.
+const SLICE_CALLS: u32 = 1000;
+/// Threads at most; on Linux it is a matter of memory, too.
+const THREADS_MAX: usize = 4096;
+
+/// All threads.
+pub(crate) struct Scheduler {
+    // Invariant: `current` is one of them. Every other one is either in `queue` or in `waiting`.
+    threads: BTreeMap<u32, Box<Thread>>,
+    current: u32,
+    // Those that can run, first come first served.
+    queue: VecDeque<u32>,
+    // Those that wait, in the order they came.
+    waiting: VecDeque<u32>,
+    // The earliest time at which one of them wants to be woken.
+    next_wake: u64,
+    next_tid: u32,
+    calls: u32,
+    yielding: bool,
+}
+
+/// Something happened that may have made a description ready. Not part of the kernel's one struct, so
+/// that an object can say so when it is dropped; it is only set while a call is served.
+static EVENT: AtomicBool = AtomicBool::new(false);
+
+/// Says that a description may have become ready for something.
+pub(crate) fn event() {
+    EVENT.store(true, Ordering::Relaxed);
+}
+
+impl Scheduler {
+    pub(crate) fn new() -> Self {
+        Self {
+            threads: BTreeMap::from([(PID, Box::new(Thread::new(PID)))]),
+            current: PID,
+            queue: VecDeque::new(),
+            waiting: VecDeque::new(),
+            next_wake: u64::MAX,
+            next_tid: PID + 1,
+            calls: 0,
+            yielding: false,
+        }
+    }
+
+    /// The thread that runs.
+    pub(crate) fn me(&mut self) -> &mut Thread {
+        self.threads.get_mut(&self.current).expect("the running thread exists")
+    }
+
+    /// Its id.
+    pub(crate) fn tid(&self) -> u32 {
+        self.current
+    }
+
+    /// The thread with this id.
+    pub(crate) fn thread(&mut self, tid: u32) -> Option<&mut Thread> {
+        self.threads.get_mut(&tid).map(|thread| &mut **thread)
+    }
+
+    /// All threads, by id.
+    pub(crate) fn threads(&self) -> impl Iterator<Item = &Thread> {
+        self.threads.values().map(|thread| &**thread)
+    }
+
+    pub(crate) fn threads_mut(&mut self) -> impl Iterator<Item = &mut Thread> {
+        self.threads.values_mut().map(|thread| &mut **thread)
+    }
+
+    /// Adds a thread that can run, with `context`; its id is the next.
+    pub(crate) fn add(&mut self, context: Box<Context>) -> Result<&mut Thread, Errno> {
+        if self.threads.len() >= THREADS_MAX {
+            return Err(Errno::EAGAIN);
+        }
+        let tid = self.next_tid;
+        self.next_tid += 1;
+        let mut thread = Box::new(Thread::new(tid));
+        thread.context = Some(context);
+        self.queue.push_back(tid);
+        Ok(self.threads.entry(tid).or_insert(thread))
+    }
+
+    /// Lets the next thread run when the call at hand is over.
+    pub(crate) fn yield_now(&mut self) {
+        self.yielding = true;
+    }
+
+    /// Makes a thread that waits able to run.
+    pub(crate) fn wake(&mut self, tid: u32, how: Resume) {
+        let Some(at) = self.waiting.iter().position(|&other| other == tid) else { return };
+        self.waiting.remove(at);
+        self.queue.push_back(tid);
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.call.wait = None;
+            thread.resume = how;
+        }
+    }
+
+    /// Wakes the threads that wait for something that `which` names, at most `max`, in the order they
+    /// came; returns how many.
+    pub(crate) fn wake_where(&mut self, max: u64, how: Resume, which: impl Fn(&Call) -> bool) -> u64 {
+        let mut woken = 0;
+        let mut at = 0;
+        while at < self.waiting.len() && woken < max {
+            let tid = self.waiting[at];
+            if self.threads.get(&tid).is_some_and(|thread| which(&thread.call)) {
+                self.wake(tid, how);
+                woken += 1;
+            } else {
+                at += 1;
+            }
+        }
+        woken
+    }
+
+    /// Changes what waiting threads wait for; returns how many `f` has changed, at most `max`.
+    pub(crate) fn rewait(&mut self, max: u64, mut f: impl FnMut(&mut Wait) -> bool) -> u64 {
+        let mut changed = 0;
+        for tid in &self.waiting {
+            if changed >= max {
+                break;
+            }
+            let wait = self.threads.get_mut(tid).and_then(|thread| thread.call.wait.as_mut());
+            changed += u64::from(wait.is_some_and(&mut f));
+        }
+        changed
+    }
+
+    fn find_next_wake(&mut self) {
+        let times = self.waiting.iter().filter_map(|tid| self.threads.get(tid)).map(|t| t.call.wakes_at());
+        self.next_wake = times.min().unwrap_or(u64::MAX);
+    }
+}
