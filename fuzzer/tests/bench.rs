@@ -26,8 +26,10 @@ fn bench(args: &[&str], folder: &Path) -> Value {
     let csv = fs::read_to_string(&csv).unwrap();
     assert!(csv.starts_with("# ") && csv.contains(kernel), "{csv}");
     let mut lines = csv.lines().skip(1);
-    // No name here has a comma in it but those of the ways to a fork, which are quoted.
-    let fields = |line: &str| line.replace("pooled, ", "").replace("TCP, ", "").split(',').count();
+    // No name here has a comma in it but those of the ways to a fork or a call, which are quoted.
+    let fields = |line: &str| {
+        line.replace("pooled, ", "").replace("TCP, ", "").replace("guest, ", "").split(',').count()
+    };
     let columns = fields(lines.next().unwrap());
     let rows = lines.inspect(|line| assert_eq!(fields(line), columns, "{line}")).count();
     let name = args[0];
@@ -146,6 +148,29 @@ fn control_times_a_call_and_both_sockets() {
 }
 
 #[test]
+fn syscall_times_every_way_and_rewritten_calls_do_not_trap() {
+    common::need_kvm();
+    let dir = tempfile::tempdir().unwrap();
+    let report = bench(&["syscall", "--rounds", "2", "--work", "20"], dir.path());
+    let rows = report["tables"]["syscall"].as_array().unwrap();
+    let names: Vec<_> =
+        rows.iter().map(|row| (row["call"].as_str().unwrap(), row["way"].as_str().unwrap())).collect();
+    let ways = ["native", "guest, trapping", "guest, direct"];
+    let expected = ["ioctl(TIOCGWINSZ)", "getppid"].map(|call| ways.map(|way| (call, way))).concat();
+    assert_eq!(names, expected);
+    let time = |call: usize, way: usize| number(&rows[3 * call + way], "ns p50");
+    for call in 0..2 {
+        assert!(
+            time(call, 0) > 0.0 && time(call, 2) < time(call, 1),
+            "a jump is cheaper than a trap: {rows:?}"
+        );
+    }
+    let work = report["tables"]["work"].as_array().unwrap();
+    assert_eq!(work.iter().map(|row| row["way"].as_str().unwrap()).collect::<Vec<_>>(), ways);
+    assert!(work.iter().all(|row| number(row, "itself x native") > 0.0), "{work:?}");
+}
+
+#[test]
 fn bad_arguments_are_usage_errors() {
     for args in [
         &["bench", "spawn", "--plot", "x.jpg"][..],
@@ -169,6 +194,7 @@ fn bad_arguments_are_usage_errors() {
         &["bench", "exec", "/nonexistent.img"],
         &["bench", "exec", "x.img", "--cores", "0"],
         &["bench", "control", "/nonexistent.img"],
+        &["bench", "syscall", "--rounds", "0"],
     ] {
         let ran = run(args).expect(2);
         assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);

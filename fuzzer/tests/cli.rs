@@ -24,6 +24,7 @@ fn help_texts_are_as_stored() {
         "bench reset",
         "bench exec",
         "bench control",
+        "bench syscall",
     ] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");

@@ -11,6 +11,7 @@ mod plot;
 mod report;
 pub(crate) mod reset;
 pub(crate) mod spawn;
+pub(crate) mod syscall;
 
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ enum Verb {
     Exec(exec::Args),
     /// The price of asking for a fork: a call, a Unix socket, TCP
     Control(control::Args),
+    /// What a system call costs: native, trapping, rewritten; and a program without any
+    Syscall(syscall::Args),
 }
 
 /// Runs the command.
@@ -45,6 +48,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         Verb::Reset(args) => reset::run(args, json),
         Verb::Exec(args) => exec::run(args, json),
         Verb::Control(args) => control::run(args, json),
+        Verb::Syscall(args) => syscall::run(args, json),
     }
 }
 
