@@ -7,6 +7,7 @@
 //! ```text
 //! CACHE/downloads/libz-sys-1.1.4.crate        as downloaded; a file put here by hand serves too
 //! CACHE/sources/libz-sys-1.1.4-df2bf61678a0/  unpacked; the last part is the pin's beginning
+//! CACHE/programs/                             what `program.toml` scripts made
 //! CACHE/apt/                                  apt-get's package lists, private to unifork
 //! ```
 //!
@@ -143,6 +144,11 @@ impl Cache {
     #[must_use]
     pub fn objects(&self) -> PathBuf {
         self.root.join("objects")
+    }
+
+    /// Where programs are kept that were built as they are.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.root.join("programs")
     }
 
     fn downloads(&self) -> PathBuf {

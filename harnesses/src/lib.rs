@@ -8,6 +8,7 @@
 //! - [`fetch`]: gets the third-party sources it names, pinned by checksum.
 //! - [`compile`]: the engine of `unifork build`: any libFuzzer harness to an image.
 //! - [`harness`]: the three together: a folder to an image.
+//! - [`program`]: programs for `unifork run`, built as for Linux and not for us.
 //!
 //! This crate runs compilers and package clients; it never runs a guest.
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ pub mod compile;
 pub mod fetch;
 pub mod harness;
 pub mod manifest;
+pub mod program;
 
 pub use compile::{BuildError, BuildRequest, Built, Libc, Unit, build};
 pub use harness::{build_harness, list};

@@ -204,6 +204,28 @@ impl Source {
             _ => unreachable!("checked by Manifest::read"),
         }
     }
+
+    /// What the types do not say. The error is field and complaint.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        match (&self.crate_name, &self.debian) {
+            (Some(name), None) | (None, Some(name)) if is_package_name(name) => {}
+            (Some(_), None) => return Err(("crate", "is not a package name".into())),
+            (None, Some(_)) => return Err(("debian", "is not a package name".into())),
+            _ => return Err(("", "needs one of `crate` and `debian`".into())),
+        }
+        if !is_version(&self.version) {
+            return Err(("version", "is not a version number".into()));
+        }
+        if self.sha256.len() != 64 || !self.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(("sha256", "is not 64 lower-case hexadecimal digits".into()));
+        }
+        for (field, paths) in [("files", &self.files), ("include", &self.include)] {
+            if let Some(path) = paths.iter().chain([&self.root]).find(|path| leaves_its_folder(path)) {
+                return Err((field, format!("{} is outside the source", path.display())));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Manifest {
@@ -244,26 +266,10 @@ impl Manifest {
             return Err(("files".into(), "is empty; name the file with LLVMFuzzerTestOneInput".into()));
         }
         for (number, source) in self.source.iter().enumerate() {
-            let key = |field: &str| format!("source[{number}].{field}");
-            match (&source.crate_name, &source.debian) {
-                (Some(name), None) | (None, Some(name)) if is_package_name(name) => {}
-                (Some(_), None) => return Err((key("crate"), "is not a package name".into())),
-                (None, Some(_)) => return Err((key("debian"), "is not a package name".into())),
-                _ => return Err((format!("source[{number}]"), "needs one of `crate` and `debian`".into())),
-            }
-            if !is_version(&source.version) {
-                return Err((key("version"), "is not a version number".into()));
-            }
-            if source.sha256.len() != 64
-                || !source.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-            {
-                return Err((key("sha256"), "is not 64 lower-case hexadecimal digits".into()));
-            }
-            for (field, paths) in [("files", &source.files), ("include", &source.include)] {
-                if let Some(path) = paths.iter().chain([&source.root]).find(|path| leaves_its_folder(path)) {
-                    return Err((key(field), format!("{} is outside the source", path.display())));
-                }
-            }
+            source.check().map_err(|(field, what)| {
+                let separator = if field.is_empty() { "" } else { "." };
+                (format!("source[{number}]{separator}{field}"), what)
+            })?;
         }
         Ok(())
     }
