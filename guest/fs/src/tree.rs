@@ -288,7 +288,8 @@ impl<'a> FileSystem<'a> {
             return Err(Errno::ENAMETOOLONG);
         }
         if own.sealed {
-            return Err(Errno::EACCES);
+            // As procfs has it: its directories make no files.
+            return Err(Errno::ENOENT);
         }
         let above = self.node(directory)?;
         let (device, gid, set_gid) = (above.device, above.gid, above.permissions & S_ISGID != 0);

@@ -166,3 +166,33 @@ pub fn count_unserved(number: u64) {
     let count = unsafe { &mut *(UNSERVED_VA as *mut u32).add(slot) };
     *count = count.saturating_add(1);
 }
+
+/// The root image that the VMM mapped; empty when there is none.
+#[must_use]
+pub fn root_image() -> &'static [u8] {
+    let bytes = boot_info().root_bytes as usize;
+    if bytes == 0 {
+        return &[];
+    }
+    // SAFETY: the VMM mapped so many bytes there, read-only, for as long as the guest lives, and wrote
+    // them before the first instruction.
+    unsafe { core::slice::from_raw_parts(unifork_abi::ROOT_VA as *const u8, bytes) }
+}
+
+/// One exchange with the host's services: says `out`, waits up to `wait_ns` for an answer. Returns how
+/// long it waited, and the answer, which is good until the next exchange. `out` is cut to the window.
+#[must_use]
+pub fn service_exchange(out: &[u8], wait_ns: u64) -> (u64, &'static [u8]) {
+    use unifork_abi::{Hypercall, SERVICE_BYTES, SERVICE_IN_VA, SERVICE_OUT_VA};
+    let said = out.len().min(SERVICE_BYTES as usize);
+    // SAFETY: the window is SERVICE_BYTES long, and only this function refers to it.
+    unsafe { (SERVICE_OUT_VA as *mut u8).copy_from_nonoverlapping(out.as_ptr(), said) };
+    let answer = crate::hypercall::call(Hypercall::Service, [said as u64, wait_ns, 0]);
+    // SAFETY: as above; the host has written the waited time there.
+    let elapsed = unsafe { (SERVICE_IN_VA as *const u64).read_volatile() };
+    let bytes = (answer as usize).min(SERVICE_BYTES as usize - 8);
+    // SAFETY: inside the window, which the host writes in an exchange only. The caller is done with the
+    // last answer when it asks for the next one.
+    let said = unsafe { core::slice::from_raw_parts((SERVICE_IN_VA + 8) as *const u8, bytes) };
+    (elapsed, said)
+}

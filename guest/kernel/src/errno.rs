@@ -47,7 +47,6 @@ impl Errno {
     }
 
     /// The errno with this number, as a crate that does not know this type names it.
-    #[expect(dead_code, reason = "for the file system, which has errnos of its own")]
     pub(crate) const fn from_number(number: u16) -> Self {
         Self(number)
     }

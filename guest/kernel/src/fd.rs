@@ -50,10 +50,13 @@ pub(crate) struct Files {
 impl Files {
     /// The console on 0, 1 and 2.
     pub(crate) fn new() -> Self {
-        let console: Rc<dyn Object> = Rc::new(console::Console);
-        let description = Rc::new(Description::new(console, object::O_RDWR));
-        let entry = Entry { description, close_on_exec: false };
-        let entries = Vec::from([Some(entry.clone()), Some(entry.clone()), Some(entry)]);
+        let entry = |input| {
+            let console: Rc<dyn Object> = Rc::new(console::Console::new(input));
+            let description = Rc::new(Description::new(console, object::O_RDWR));
+            Some(Entry { description, close_on_exec: false })
+        };
+        let (input, output) = (entry(true), entry(false));
+        let entries = Vec::from([input, output.clone(), output]);
         Self { entries, limit: DESCRIPTORS_MAX }
     }
 

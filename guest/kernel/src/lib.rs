@@ -19,7 +19,10 @@ extern crate alloc;
 
 mod errno;
 mod fd;
+mod fs;
+mod host;
 mod mm;
+mod net;
 mod process;
 mod sched;
 mod signal;
@@ -41,6 +44,7 @@ struct Kernel {
     signals: signal::action::Signals,
     sched: sched::Scheduler,
     files: fd::Files,
+    place: fs::Place,
     limits: process::limits::Limits,
     settings: process::prctl::Settings,
 }
@@ -60,6 +64,7 @@ pub fn start() -> (u64, u64) {
             signals: signal::action::Signals::new(),
             sched: sched::Scheduler::new(),
             files: fd::Files::new(),
+            place: fs::setup::open(),
             limits: process::limits::Limits::new(unifork_abi::STACK_TOP_VA - info.app_stack_low),
             settings: process::prctl::Settings::default(),
         });

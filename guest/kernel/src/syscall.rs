@@ -1,12 +1,11 @@
 //! From a number to the code that serves it. The list is in `syscall/table.rs`.
 
-use alloc::vec::Vec;
-
 use unifork_abi::SYS_UNIFORK_ASSERT;
 use unifork_hal::{SyscallFrame, assertion_failed, count_unserved};
 
 use crate::Kernel;
 use crate::errno::{Errno, Outcome};
+use crate::fs::names::HERE;
 
 /// Makes the dispatcher out of the table; others make documentation out of it.
 macro_rules! syscalls {
@@ -29,9 +28,3 @@ macro_rules! syscalls {
 }
 
 include!("syscall/table.rs");
-
-/// Any path, in a root without files.
-fn no_such_path(path: u64) -> Outcome {
-    let path: Vec<u8> = crate::user::read_path(path)?;
-    Err(if path.len() >= 4096 { Errno::ENAMETOOLONG } else { Errno::ENOENT })
-}

@@ -21,13 +21,21 @@ pub(crate) struct Buffers {
     rest: Vec<(u64, u64)>,
     total: u64,
     done: u64,
+    // Bytes of the libOS instead, to be taken.
+    own: Option<Vec<u8>>,
 }
 
 impl Buffers {
     /// One buffer. Whether it can be used shows when it is.
     pub(crate) fn one(at: u64, bytes: u64) -> Self {
         let bytes = bytes.min(BYTES_MAX);
-        Self { at, bytes, rest: Vec::new(), total: bytes, done: 0 }
+        Self { at, bytes, rest: Vec::new(), total: bytes, done: 0, own: None }
+    }
+
+    /// Bytes of the libOS, to be taken.
+    pub(crate) fn own(data: Vec<u8>) -> Self {
+        let bytes = data.len() as u64;
+        Self { own: Some(data), ..Self::one(0, bytes) }
     }
 
     /// The buffers of a vector of `count`.
@@ -89,7 +97,11 @@ impl Buffers {
         let mut taken = 0;
         while taken < out.len() && self.left() > 0 {
             let (at, room) = self.next_piece((out.len() - taken) as u64);
-            User::readable(at, room)?.read(0, &mut out[taken..taken + room as usize])?;
+            let piece = &mut out[taken..taken + room as usize];
+            match &self.own {
+                Some(own) => piece.copy_from_slice(&own[at as usize..at as usize + room as usize]),
+                None => User::readable(at, room)?.read(0, piece)?,
+            }
             self.advance(room);
             taken += room as usize;
         }

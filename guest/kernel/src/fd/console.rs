@@ -1,4 +1,7 @@
-//! The console: a terminal without a keyboard.
+//! The console: standard input, and where the program's output goes.
+//!
+//! With a host that has services it is the terminal, file or pipe that `unifork run` was started on; else
+//! a terminal without a keyboard.
 
 use unifork_hal::write_console;
 
@@ -6,6 +9,7 @@ use crate::Kernel;
 use crate::errno::{Errno, Outcome};
 use crate::fd::buffers::Buffers;
 use crate::fd::object::{Description, Object, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM, Ready, Stat};
+use crate::host;
 use crate::sched::PID;
 use crate::user::{write_bytes, write_u32};
 
@@ -20,17 +24,26 @@ const TIOCGWINSZ: u64 = 0x5413;
 const FIONREAD: u64 = 0x541b;
 
 /// The console.
-pub(crate) struct Console;
+pub(crate) struct Console {
+    // Standard input's end of it.
+    input: bool,
+}
+
+impl Console {
+    pub(crate) fn new(input: bool) -> Self {
+        Self { input }
+    }
+}
 
 impl Object for Console {
-    /// It takes bytes at once and has none to give, which reading says at once.
+    /// It takes bytes at once. Without a host it has none to give, which reading says at once.
     fn ready(&self, _now: u64) -> Ready {
-        Ready { mask: POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM, in_edges: 1, out_edges: 1, at: None }
+        let input = if host::input_ready() { POLLIN | POLLRDNORM } else { 0 };
+        Ready { mask: input | POLLOUT | POLLWRNORM, in_edges: host::input_edges(), out_edges: 1, at: None }
     }
 
-    /// The end, always.
-    fn read(&self, _k: &mut Kernel, _from: &Description, _at: Option<u64>, _to: &mut Buffers) -> Outcome {
-        Ok(0)
+    fn read(&self, _k: &mut Kernel, _from: &Description, _at: Option<u64>, to: &mut Buffers) -> Outcome {
+        host::read_input(to)
     }
 
     fn write(&self, _k: &mut Kernel, _to: &Description, _at: Option<u64>, from: &mut Buffers) -> Outcome {
@@ -47,6 +60,9 @@ impl Object for Console {
     }
 
     fn ioctl(&self, _k: &mut Kernel, request: u64, argument: u64) -> Outcome {
+        if !host::is_terminal(self.input) && request != FIONREAD {
+            return Err(Errno::ENOTTY);
+        }
         match request {
             // 24 rows of 80 columns; pixels are not known.
             TIOCGWINSZ => write_bytes(argument, &[24, 0, 80, 0, 0, 0, 0, 0])?,
@@ -54,13 +70,17 @@ impl Object for Console {
             // Nothing that a program could set makes a difference.
             TCSETS | TCSETSW | TCSETSF | TIOCSPGRP => {}
             TIOCGPGRP => write_u32(argument, PID)?,
-            FIONREAD => write_u32(argument, 0)?,
+            FIONREAD => write_u32(argument, host::input_bytes())?,
             _ => return Err(Errno::ENOTTY),
         }
         Ok(0)
     }
 
     fn stat(&self) -> Result<Stat, Errno> {
+        if !host::is_terminal(self.input) {
+            // A pipe.
+            return Ok(Stat { inode: 5, mode: 0o010_600, links: 1, block_bytes: 4096, ..Stat::default() });
+        }
         Ok(Stat {
             inode: 5,
             mode: 0o020_620, // a character device

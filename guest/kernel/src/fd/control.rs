@@ -117,6 +117,7 @@ pub(crate) fn fcntl(k: &mut Kernel, fd: u64, command: u64, argument: u64) -> Out
         F_GETOWN | F_SETOWN => Ok(0),
         F_GETPIPE_SZ => Ok(description.as_a::<PipeEnd>().ok_or(Errno::EBADF)?.capacity()),
         F_SETPIPE_SZ => description.as_a::<PipeEnd>().ok_or(Errno::EBADF)?.set_capacity(argument),
+        5..=7 | 36..=38 => crate::fs::lock::record(k, fd, command, argument),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -64,6 +64,22 @@ pub(crate) fn pwritev(k: &mut Kernel, fd: u64, vector: u64, count: u64, at: u64)
     write_to(k, &to, Some(at), &mut Buffers::many(vector, count)?)
 }
 
+/// `preadv2`: at -1 it is `readv`.
+pub(crate) fn preadv2(k: &mut Kernel, fd: u64, vector: u64, count: u64, at: u64, flags: u64) -> Outcome {
+    if flags != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if at == u64::MAX { readv(k, fd, vector, count) } else { preadv(k, fd, vector, count, at) }
+}
+
+/// `pwritev2`: at -1 it is `writev`.
+pub(crate) fn pwritev2(k: &mut Kernel, fd: u64, vector: u64, count: u64, at: u64, flags: u64) -> Outcome {
+    if flags != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if at == u64::MAX { writev(k, fd, vector, count) } else { pwritev(k, fd, vector, count, at) }
+}
+
 fn position(description: &Description, at: u64) -> Result<u64, Errno> {
     if at > i64::MAX as u64 {
         return Err(Errno::EINVAL);

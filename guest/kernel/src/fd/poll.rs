@@ -51,6 +51,8 @@ pub(crate) fn ready(k: &Kernel, fd: u64) -> Ready {
 pub(crate) fn nothing_ready(k: &mut Kernel, alarm: Option<u64>) -> Outcome {
     let deadline = k.deadline(|_| Ok(None))?;
     if k.is_past(deadline) {
+        // A program that only ever looks: what has come is there at its next look.
+        crate::host::glance();
         return Ok(0);
     }
     let error = k.block_for_event(alarm);

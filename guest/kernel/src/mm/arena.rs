@@ -70,6 +70,12 @@ impl Arena {
         self.maps_used = self.end;
     }
 
+    /// The heap, and what is mapped.
+    pub(crate) fn ranges(&self) -> alloc::vec::Vec<(u64, u64)> {
+        let heap = (self.start, self.brk.next_multiple_of(PAGE_BYTES));
+        core::iter::once(heap).chain(self.maps().iter().map(|map| (map.start, map.end))).collect()
+    }
+
     /// Bytes that are neither heap nor mapped.
     pub(crate) fn free_bytes(&self) -> u64 {
         let mapped: u64 = self.maps().iter().map(|m| m.end - m.start).sum();

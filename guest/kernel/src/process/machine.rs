@@ -63,12 +63,3 @@ pub(crate) fn getcpu(cpu: u64, node: u64) -> Outcome {
     }
     Ok(0)
 }
-
-/// `getcwd`, in a root without files.
-pub(crate) fn getcwd(to: u64, bytes: u64) -> Outcome {
-    if bytes < 2 {
-        return Err(Errno::ERANGE);
-    }
-    write_bytes(to, b"/\0")?;
-    Ok(2)
-}

@@ -155,6 +155,12 @@ impl Kernel {
     fn idle(&mut self) {
         self.sched.find_next_wake();
         let next = self.sched.next_wake.min(self.timers.next());
+        if crate::host::is_awaited() {
+            let now = self.clock.now();
+            let elapsed = crate::host::exchange(if next == u64::MAX { next } else { next - now.min(next) });
+            self.clock.advance_to(now.saturating_add(elapsed));
+            return self.settle();
+        }
         if next == u64::MAX {
             unifork_hal::hang();
         }

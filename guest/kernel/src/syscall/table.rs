@@ -8,11 +8,11 @@
 
 syscalls! {
     // Memory.
-    9 mmap partial("protection is not enforced; anonymous mappings only") => |_, [address, bytes, protection, flags, _, offset], f| crate::mm::MM.with(|mm| mm.mmap(address, bytes, protection, flags, offset, f));
+    9 mmap partial("protection is not enforced; a shared mapping of a file is brought up to date by calls only") => |k, args, f| crate::fs::map::mmap(k, args, f);
     10 mprotect partial("not enforced; counted when it takes writing away") => |_, [start, bytes, protection, ..], _| crate::mm::MM.with(|mm| mm.mprotect(start, bytes, protection));
-    11 munmap partial("the memory stays accessible to the program itself") => |_, [start, bytes, ..], _| crate::mm::MM.with(|mm| mm.munmap(start, bytes));
+    11 munmap partial("the memory stays accessible to the program itself") => |k, [start, bytes, ..], _| crate::fs::map::munmap(k, start, bytes);
     12 brk full => |_, [to, ..], _| crate::mm::MM.with(|mm| mm.brk(to));
-    25 mremap partial("no MREMAP_FIXED, no MREMAP_DONTUNMAP") => |_, [start, old, new, flags, ..], f| crate::mm::MM.with(|mm| mm.mremap(start, old, new, flags, f));
+    25 mremap partial("no MREMAP_FIXED, no MREMAP_DONTUNMAP") => |k, args, f| crate::fs::map::mremap(k, args, f);
     28 madvise full => |_, [start, bytes, advice, ..], _| crate::mm::MM.with(|mm| mm.madvise(start, bytes, advice));
 
     // Reading and writing.
@@ -22,6 +22,8 @@ syscalls! {
     18 pwrite64 full => |k, [fd, from, bytes, at, ..], _| crate::fd::io::pwrite(k, fd, from, bytes, at);
     19 readv full => |k, [fd, vector, count, ..], _| crate::fd::io::readv(k, fd, vector, count);
     20 writev full => |k, [fd, vector, count, ..], _| crate::fd::io::writev(k, fd, vector, count);
+    327 preadv2 partial("no flags: EOPNOTSUPP") => |k, [fd, vector, count, at, _, flags], _| crate::fd::io::preadv2(k, fd, vector, count, at, flags);
+    328 pwritev2 partial("no flags: EOPNOTSUPP") => |k, [fd, vector, count, at, _, flags], _| crate::fd::io::pwritev2(k, fd, vector, count, at, flags);
     295 preadv full => |k, [fd, vector, count, at, ..], _| crate::fd::io::preadv(k, fd, vector, count, at);
     296 pwritev full => |k, [fd, vector, count, at, ..], _| crate::fd::io::pwritev(k, fd, vector, count, at);
 
@@ -33,7 +35,7 @@ syscalls! {
     22 pipe full => |k, [to, ..], _| crate::fd::pipe::pipe2(k, to, 0);
     32 dup full => |k, [fd, ..], _| crate::fd::control::dup(k, fd);
     33 dup2 full => |k, [from, to, ..], _| crate::fd::control::dup2(k, from, to);
-    72 fcntl partial("no locks, leases or signals") => |k, [fd, command, argument, ..], _| crate::fd::control::fcntl(k, fd, command, argument);
+    72 fcntl partial("record locks never conflict: there is one process; no leases, seals or signals") => |k, [fd, command, argument, ..], _| crate::fd::control::fcntl(k, fd, command, argument);
     284 eventfd full => |k, [count, ..], _| crate::fd::eventfd::eventfd2(k, count, 0);
     290 eventfd2 full => |k, [count, flags, ..], _| crate::fd::eventfd::eventfd2(k, count, flags);
     292 dup3 full => |k, [from, to, flags, ..], _| crate::fd::control::dup3(k, from, to, flags);
@@ -52,23 +54,77 @@ syscalls! {
     291 epoll_create1 full => |k, [flags, ..], _| crate::fd::epoll::create1(k, flags);
     441 epoll_pwait2 full => |k, args, _| crate::fd::epoll::pwait2(k, args);
 
-    // Paths: there is no file system yet.
-    2 open partial("every path is ENOENT") => |_, [path, ..], _| no_such_path(path);
-    4 stat partial("every path is ENOENT") => |_, [path, ..], _| no_such_path(path);
-    6 lstat partial("every path is ENOENT") => |_, [path, ..], _| no_such_path(path);
-    21 access partial("every path is ENOENT") => |_, [path, ..], _| no_such_path(path);
-    79 getcwd partial("always the root") => |_, [to, bytes, ..], _| crate::process::machine::getcwd(to, bytes);
-    89 readlink partial("every path is ENOENT") => |_, [path, ..], _| no_such_path(path);
-    257 openat partial("every path is ENOENT") => |_, [_, path, ..], _| no_such_path(path);
-    262 newfstatat partial("every path is ENOENT") => |k, [fd, path, to, flags, ..], _| {
-        const AT_EMPTY_PATH: u64 = 0x1000;
-        if flags & AT_EMPTY_PATH != 0 && crate::user::read_bytes(path) == Ok([0]) {
-            return crate::fd::control::fstat(k, fd, to);
-        }
-        no_such_path(path)
-    };
-    267 readlinkat partial("every path is ENOENT") => |_, [_, path, ..], _| no_such_path(path);
-    269 faccessat partial("every path is ENOENT") => |_, [_, path, ..], _| no_such_path(path);
+    // Files by name.
+    2 open full => |k, [path, flags, mode, ..], _| crate::fs::open::open(k, path, flags, mode);
+    4 stat full => |k, [path, to, ..], _| crate::fs::stat::stat(k, path, to, true);
+    6 lstat full => |k, [path, to, ..], _| crate::fs::stat::stat(k, path, to, false);
+    21 access partial("the caller is root") => |k, [path, mode, ..], _| crate::fs::names::faccessat(k, HERE, path, mode, 0);
+    76 truncate full => |k, [path, bytes, ..], _| crate::fs::attributes::truncate(k, path, bytes);
+    79 getcwd full => |k, [to, bytes, ..], _| crate::fs::place::getcwd(k, to, bytes);
+    80 chdir full => |k, [path, ..], _| crate::fs::place::chdir(k, path);
+    82 rename full => |k, [old, new, ..], _| crate::fs::names::renameat2(k, [HERE, old, HERE, new, 0, 0]);
+    83 mkdir full => |k, [path, mode, ..], _| crate::fs::names::mkdirat(k, HERE, path, mode);
+    84 rmdir full => |k, [path, ..], _| crate::fs::names::unlinkat(k, HERE, path, crate::fs::place::AT_REMOVEDIR);
+    85 creat full => |k, [path, mode, ..], _| crate::fs::open::creat(k, path, mode);
+    86 link full => |k, [old, new, ..], _| crate::fs::names::linkat(k, [HERE, old, HERE, new, 0, 0]);
+    87 unlink full => |k, [path, ..], _| crate::fs::names::unlinkat(k, HERE, path, 0);
+    88 symlink full => |k, [text, path, ..], _| crate::fs::names::symlinkat(k, text, HERE, path);
+    89 readlink full => |k, [path, to, bytes, ..], _| crate::fs::names::readlinkat(k, HERE, path, to, bytes);
+    90 chmod full => |k, [path, mode, ..], _| crate::fs::attributes::fchmodat(k, HERE, path, mode, 0);
+    92 chown full => |k, [path, uid, gid, ..], _| crate::fs::attributes::fchownat(k, [HERE, path, uid, gid, 0, 0]);
+    94 lchown full => |k, [path, uid, gid, ..], _| crate::fs::attributes::fchownat(k, [HERE, path, uid, gid, crate::fs::place::AT_SYMLINK_NOFOLLOW, 0]);
+    95 umask full => |k, [mask, ..], _| crate::fs::place::umask(k, mask);
+    132 utime full => |k, [path, times, ..], _| crate::fs::attributes::utime(k, path, times);
+    133 mknod partial("a FIFO or device is made, but a FIFO cannot be opened: ENXIO") => |k, [path, mode, device, ..], _| crate::fs::names::mknodat(k, HERE, path, mode, device);
+    137 statfs full => |k, [path, to, ..], _| crate::fs::stat::statfs(k, path, to);
+    235 utimes full => |k, [path, times, ..], _| crate::fs::attributes::futimesat(k, HERE, path, times);
+    257 openat full => |k, [directory, path, flags, mode, ..], _| crate::fs::open::openat(k, directory, path, flags, mode);
+    258 mkdirat full => |k, [directory, path, mode, ..], _| crate::fs::names::mkdirat(k, directory, path, mode);
+    259 mknodat partial("a FIFO or device is made, but a FIFO cannot be opened: ENXIO") => |k, [directory, path, mode, device, ..], _| crate::fs::names::mknodat(k, directory, path, mode, device);
+    260 fchownat full => |k, args, _| crate::fs::attributes::fchownat(k, args);
+    261 futimesat full => |k, [directory, path, times, ..], _| crate::fs::attributes::futimesat(k, directory, path, times);
+    262 newfstatat full => |k, [directory, path, to, flags, ..], _| crate::fs::stat::newfstatat(k, directory, path, to, flags);
+    263 unlinkat full => |k, [directory, path, flags, ..], _| crate::fs::names::unlinkat(k, directory, path, flags);
+    264 renameat full => |k, [from, old, to, new, ..], _| crate::fs::names::renameat2(k, [from, old, to, new, 0, 0]);
+    265 linkat full => |k, args, _| crate::fs::names::linkat(k, args);
+    266 symlinkat full => |k, [text, directory, path, ..], _| crate::fs::names::symlinkat(k, text, directory, path);
+    267 readlinkat full => |k, [directory, path, to, bytes, ..], _| crate::fs::names::readlinkat(k, directory, path, to, bytes);
+    268 fchmodat full => |k, [directory, path, mode, ..], _| crate::fs::attributes::fchmodat(k, directory, path, mode, 0);
+    269 faccessat partial("the caller is root") => |k, [directory, path, mode, ..], _| crate::fs::names::faccessat(k, directory, path, mode, 0);
+    280 utimensat full => |k, [directory, path, times, flags, ..], _| crate::fs::attributes::utimensat(k, directory, path, times, flags);
+    316 renameat2 partial("no RENAME_WHITEOUT") => |k, args, _| crate::fs::names::renameat2(k, args);
+    319 memfd_create partial("no seals, no huge pages") => |k, [name, flags, ..], _| crate::fs::open::memfd_create(k, name, flags);
+    332 statx partial("basic fields only, no time of birth") => |k, args, _| crate::fs::stat::statx(k, args);
+    437 openat2 partial("no restrictions on the path") => |k, [directory, path, how, bytes, ..], _| crate::fs::open::openat2(k, directory, path, how, bytes);
+    439 faccessat2 partial("the caller is root") => |k, [directory, path, mode, flags, ..], _| crate::fs::names::faccessat(k, directory, path, mode, flags);
+    452 fchmodat2 full => |k, [directory, path, mode, flags, ..], _| crate::fs::attributes::fchmodat(k, directory, path, mode, flags);
+
+    // Files by descriptor.
+    26 msync partial("stores reach the file then, or when it is next used") => |k, [start, bytes, flags, ..], _| crate::fs::map::msync(k, start, bytes, flags);
+    40 sendfile full => |k, [out, from, offset, count, ..], _| crate::fs::copy::sendfile(k, out, from, offset, count);
+    73 flock full => |k, [fd, operation, ..], _| crate::fs::lock::flock(k, fd, operation);
+    74 fsync full => |k, [fd, ..], _| crate::fs::attributes::fsync(k, fd);
+    75 fdatasync full => |k, [fd, ..], _| crate::fs::attributes::fsync(k, fd);
+    77 ftruncate full => |k, [fd, bytes, ..], _| crate::fs::attributes::ftruncate(k, fd, bytes);
+    78 getdents full => |k, [fd, to, bytes, ..], _| crate::fs::directory::getdents(k, fd, to, bytes, true);
+    81 fchdir full => |k, [fd, ..], _| crate::fs::place::fchdir(k, fd);
+    91 fchmod full => |k, [fd, mode, ..], _| crate::fs::attributes::fchmod(k, fd, mode);
+    93 fchown full => |k, [fd, uid, gid, ..], _| crate::fs::attributes::fchown(k, fd, uid, gid);
+    138 fstatfs full => |k, [fd, to, ..], _| crate::fs::stat::fstatfs(k, fd, to);
+    162 sync full => |_, _, _| Ok(0);
+    187 readahead full => |k, [fd, ..], _| crate::fs::attributes::readahead(k, fd);
+    191 getxattr partial("there are no extended attributes") => |k, [path, ..], _| crate::fs::attributes::getxattr(k, path, true);
+    192 lgetxattr partial("there are no extended attributes") => |k, [path, ..], _| crate::fs::attributes::getxattr(k, path, false);
+    193 fgetxattr partial("there are no extended attributes") => |k, [fd, ..], _| k.files.get(fd).and(Err(Errno::ENODATA));
+    194 listxattr partial("there are no extended attributes") => |k, [path, ..], _| crate::fs::attributes::listxattr(k, path, true);
+    195 llistxattr partial("there are no extended attributes") => |k, [path, ..], _| crate::fs::attributes::listxattr(k, path, false);
+    196 flistxattr partial("there are no extended attributes") => |k, [fd, ..], _| k.files.get(fd).map(|_| 0);
+    217 getdents64 full => |k, [fd, to, bytes, ..], _| crate::fs::directory::getdents(k, fd, to, bytes, false);
+    221 fadvise64 full => |k, [fd, _, bytes, advice, ..], _| crate::fs::attributes::fadvise(k, fd, bytes, advice);
+    277 sync_file_range full => |k, [fd, offset, bytes, flags, ..], _| crate::fs::attributes::sync_file_range(k, fd, offset, bytes, flags);
+    285 fallocate partial("memory is not set aside; no collapsing, zeroing or inserting, as on tmpfs") => |k, [fd, mode, offset, bytes, ..], _| crate::fs::attributes::fallocate(k, fd, mode, offset, bytes);
+    306 syncfs full => |k, [fd, ..], _| crate::fs::attributes::fsync(k, fd);
+    326 copy_file_range full => |k, args, _| crate::fs::copy::copy_file_range(k, args);
 
     // Time.
     35 nanosleep full => |k, [request, left, ..], _| crate::time::sleep::nanosleep(k, request, left);
@@ -109,7 +165,7 @@ syscalls! {
     186 gettid full => |k, _, _| Ok(k.sched.tid().into());
     202 futex partial("no priority inheritance") => |k, args, _| crate::sched::futex::futex(k, args);
     218 set_tid_address full => |k, [at, ..], _| crate::process::identity::set_tid_address(k, at);
-    231 exit_group full => |_, [code, ..], _| unifork_hal::exit(code as u32 as i32);
+    231 exit_group full => |_, [code, ..], _| crate::host::exit(code as u32 as i32);
     273 set_robust_list full => |k, [head, bytes, ..], _| crate::sched::futex::set_robust_list(k, head, bytes);
     274 get_robust_list full => |k, [tid, head, bytes, ..], _| crate::sched::futex::get_robust_list(k, tid, head, bytes);
     334 rseq partial("a signal handler does not restart a sequence") => |k, [at, bytes, flags, signature, ..], _| crate::process::scheduling::rseq(k, at, bytes, flags, signature);

@@ -44,6 +44,11 @@ impl Clock {
         self.since_boot_ns = self.since_boot_ns.max(time);
     }
 
+    /// Time since 1970; asking takes none.
+    pub(crate) fn wall(&self) -> u64 {
+        self.since_boot_ns.saturating_add(self.epoch_ns)
+    }
+
     /// The time since boot that is `time` after 1970.
     pub(crate) fn at_wall(&self, time: u64) -> u64 {
         time.saturating_sub(self.epoch_ns)
