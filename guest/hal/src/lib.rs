@@ -22,7 +22,10 @@ pub use entry::{Entry, Exception, publish_fault_signals};
 pub use fpu::Fpu;
 pub use heap::free_bytes as heap_free_bytes;
 pub use hypercall::{assertion_failed, exit, hello, out_of_memory, panicked, signalled, signalled_by_fault};
-pub use memory::{Fault, User, boot_info, clear, count_unserved, move_bytes, root_image, service_exchange};
+pub use memory::{
+    Fault, User, boot_info, clear, count_unserved, move_bytes, read_arena, root_image, service_exchange,
+    write_arena,
+};
 
 /// The system call of the application that is being served: its registers, to read and change.
 pub use unifork_abi::SyscallFrame;

@@ -152,6 +152,30 @@ pub fn move_bytes(to: u64, from: u64, bytes: u64) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Reads part of the arena, whatever its protection is.
+///
+/// # Errors
+///
+/// [`Fault`] when it is not all inside the arena.
+pub fn read_arena(start: u64, out: &mut [u8]) -> Result<(), Fault> {
+    let at = arena(start, out.len() as u64)?;
+    // SAFETY: inside the arena, which is mapped and which no Rust reference points into.
+    unsafe { at.copy_to(out.as_mut_ptr(), out.len()) };
+    Ok(())
+}
+
+/// Writes part of the arena, whatever its protection is.
+///
+/// # Errors
+///
+/// [`Fault`] when it is not all inside the arena.
+pub fn write_arena(start: u64, bytes: &[u8]) -> Result<(), Fault> {
+    let at = arena(start, bytes.len() as u64)?;
+    // SAFETY: inside the arena, which is mapped and which no Rust reference points into.
+    unsafe { at.copy_from(bytes.as_ptr(), bytes.len()) };
+    Ok(())
+}
+
 fn arena(start: u64, bytes: u64) -> Result<*mut u8, Fault> {
     let info = boot_info();
     let end = start.checked_add(bytes).ok_or(Fault)?;

@@ -40,6 +40,7 @@ pub use text::Text;
 struct Kernel {
     clock: time::clock::Clock,
     timers: time::timers::Timers,
+    posix_timers: time::posix::PosixTimers,
     random: process::random::Random,
     signals: signal::action::Signals,
     sched: sched::Scheduler,
@@ -55,11 +56,12 @@ static KERNEL: KernelCell<Option<Kernel>> = KernelCell::new(None);
 pub fn start() -> (u64, u64) {
     hello();
     let info = boot_info();
-    mm::MM.with(|mm| mm.open(info.arena_start, info.arena_bytes));
+    mm::start();
     KERNEL.with(|kernel| {
         *kernel = Some(Kernel {
             clock: time::clock::Clock::new(info.epoch_ns),
             timers: time::timers::Timers::default(),
+            posix_timers: time::posix::PosixTimers::default(),
             random: process::random::Random::new(info.random_seed),
             signals: signal::action::Signals::new(),
             sched: sched::Scheduler::new(),

@@ -15,6 +15,7 @@
 pub(crate) mod clone;
 pub(crate) mod exit;
 pub(crate) mod futex;
+pub(crate) mod pi;
 pub(crate) mod switch;
 pub(crate) mod thread;
 
@@ -139,6 +140,12 @@ impl Scheduler {
             }
         }
         woken
+    }
+
+    /// Those that wait for something that `which` names, in the order they came.
+    pub(crate) fn waiting_where(&self, which: impl Fn(&Call) -> bool) -> impl Iterator<Item = u32> {
+        let waits = move |tid: &&u32| self.threads.get(tid).is_some_and(|thread| which(&thread.call));
+        self.waiting.iter().filter(waits).copied()
     }
 
     /// Changes what waiting threads wait for; returns how many `f` has changed, at most `max`.

@@ -2,5 +2,6 @@
 //! microsecond, and when nothing can run it jumps to the next thing that is waited for.
 
 pub(crate) mod clock;
+pub(crate) mod posix;
 pub(crate) mod sleep;
 pub(crate) mod timers;

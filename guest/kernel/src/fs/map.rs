@@ -5,15 +5,20 @@
 //! is read through a descriptor, unmapped or synced, and what is written through a descriptor goes to
 //! memory. Two shared mappings of the same bytes see each other's stores only after such a call.
 
+use alloc::rc::Rc;
+
 use unifork_fs::{NodeId, NodeKind};
-use unifork_hal::{SyscallFrame, User};
+use unifork_hal::SyscallFrame;
 
 use crate::Kernel;
 use crate::errno::{Errno, Outcome};
+use crate::fd::object::Description;
 use crate::fs::device::{self, Device};
 use crate::fs::file::File;
 use crate::fs::{tree, with};
 use crate::mm::MM;
+use crate::mm::list::{Backing, Mapping};
+use crate::mm::map::map;
 use crate::user::have_room;
 
 const PAGE_BYTES: u64 = 4096;
@@ -22,6 +27,7 @@ const MAP_SHARED: u64 = 1;
 const MAP_TYPE: u64 = 0xf;
 const MAP_FIXED: u64 = 0x10;
 const MAP_ANONYMOUS: u64 = 0x20;
+const MREMAP_FIXED: u64 = 2;
 
 /// A shared mapping of a file; its node is pinned.
 #[derive(Clone, Copy, Debug)]
@@ -39,27 +45,16 @@ pub(crate) fn mmap(k: &mut Kernel, args: [u64; 6], frame: &SyscallFrame) -> Outc
     if flags & MAP_FIXED != 0 {
         forget(k, address, bytes);
     }
-    let anonymous = |flags, frame| {
-        MM.with(|mm| {
-            mm.mmap(
-                address,
-                bytes,
-                protection,
-                flags,
-                if flags & MAP_ANONYMOUS == 0 { offset } else { 0 },
-                frame,
-            )
-        })
-    };
+    let map = |backing, offset| map([address, bytes, protection, flags, offset], backing, frame);
     if flags & MAP_ANONYMOUS != 0 {
-        return anonymous(flags, frame);
+        return map(Backing::Anonymous, offset);
     }
     let description = k.files.get(fd)?;
     if bytes == 0 || !offset.is_multiple_of(PAGE_BYTES) {
         return Err(Errno::EINVAL);
     }
     if description.as_a::<Device>().is_some_and(|device| device.kind == device::Kind::Zero) {
-        return anonymous(flags | MAP_ANONYMOUS, frame);
+        return map(Backing::Anonymous, offset);
     }
     let shared = matches!(flags & MAP_TYPE, MAP_SHARED | 3);
     if !description.may_read() || shared && protection & PROT_WRITE != 0 && !description.may_write() {
@@ -75,7 +70,7 @@ pub(crate) fn mmap(k: &mut Kernel, args: [u64; 6], frame: &SyscallFrame) -> Outc
     offset.checked_add(bytes).ok_or(Errno::EOVERFLOW)?;
     have_room(4096)?;
     write_back(k, node, offset, bytes);
-    let start = anonymous(flags | MAP_ANONYMOUS, frame)?;
+    let start = map(Backing::File(Rc::clone(&description), offset), offset)?;
     let end = start + bytes.next_multiple_of(PAGE_BYTES);
     let writable = description.may_write();
     let map = Shared { start, end, node, offset, writable };
@@ -92,45 +87,41 @@ pub(crate) fn munmap(k: &mut Kernel, start: u64, bytes: u64) -> Outcome {
     if start.is_multiple_of(PAGE_BYTES) {
         forget(k, start, bytes);
     }
-    MM.with(|mm| mm.munmap(start, bytes))
+    crate::mm::map::munmap(start, bytes)
 }
 
-/// `mremap`: a shared mapping keeps being one.
-pub(crate) fn mremap(
-    k: &mut Kernel,
-    [start, old, new, flags, ..]: [u64; 6],
-    frame: &SyscallFrame,
-) -> Outcome {
+/// `mremap`: a mapping of a file goes on being one.
+pub(crate) fn mremap(k: &mut Kernel, args: [u64; 6], frame: &SyscallFrame) -> Outcome {
+    let [start, old, new, flags, target, _] = args;
     sync(k, start, old);
-    let to = MM.with(|mm| mm.mremap(start, old, new, flags, frame))?;
-    let moved = k.place.shared.iter().position(|map| map.start == start);
+    if flags & MREMAP_FIXED != 0 {
+        forget(k, target, new);
+    }
+    let to = crate::mm::map::mremap(args, frame)?;
+    let (old, new) = (old.next_multiple_of(PAGE_BYTES), new.next_multiple_of(PAGE_BYTES));
+    let moved = k.place.shared.iter().position(|map| map.start == start && map.end == start + old);
     if let Some(at) = moved {
         let map = &mut k.place.shared[at];
-        (map.start, map.end) = (to, to + new.next_multiple_of(PAGE_BYTES));
-        let map = *map;
-        fill(k, &map, map.offset, u64::MAX);
+        (map.start, map.end) = (to, to + new);
+    }
+    if new > old {
+        let behind = MM.with(|mm| mm.list.within(&(to + old..to + new)).first().cloned());
+        if let Some(Mapping { start, backing: Backing::File(file, offset), .. }) = behind {
+            reload(k, &file, to + old, new - old, offset + (to + old - start));
+        }
     }
     Ok(to)
 }
 
-/// `msync`.
-pub(crate) fn msync(k: &mut Kernel, start: u64, bytes: u64, flags: u64) -> Outcome {
-    const MS_ASYNC: u64 = 1;
-    const MS_INVALIDATE: u64 = 2;
-    const MS_SYNC: u64 = 4;
-    let both = flags & (MS_ASYNC | MS_SYNC) == MS_ASYNC | MS_SYNC;
-    if flags & !(MS_ASYNC | MS_INVALIDATE | MS_SYNC) != 0 || both || !start.is_multiple_of(PAGE_BYTES) {
-        return Err(Errno::EINVAL);
-    }
-    let bytes = bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(Errno::ENOMEM)?;
-    start.checked_add(bytes).ok_or(Errno::ENOMEM)?;
-    User::readable(start, bytes).map_err(|_| Errno::ENOMEM)?;
-    sync(k, start, bytes);
-    Ok(0)
+/// Reads part of a file into part of a mapping of it, which is zero.
+pub(crate) fn reload(k: &Kernel, file: &Description, memory: u64, bytes: u64, offset: u64) {
+    let Some(file) = file.as_a::<File>() else { return };
+    let part = Shared { start: memory, end: memory + bytes, node: file.node, offset, writable: false };
+    fill(k, &part, offset, u64::MAX);
 }
 
 /// Writes back what is in a range of memory.
-fn sync(k: &Kernel, start: u64, bytes: u64) {
+pub(crate) fn sync(k: &Kernel, start: u64, bytes: u64) {
     let end = start.saturating_add(bytes);
     for map in k.place.shared.iter().filter(|map| map.start < end && start < map.end) {
         let from = start.max(map.start) - map.start + map.offset;
@@ -194,8 +185,7 @@ fn store(k: &Kernel, map: &Shared, offset: u64, bytes: u64) {
         let count = size.saturating_sub(file).min(PAGE_BYTES);
         let mut page = [0; PAGE_BYTES as usize];
         let page = &mut page[..count as usize];
-        let readable = User::readable(memory, count).and_then(|user| user.read(0, page));
-        if count == 0 || readable.is_err() {
+        if count == 0 || unifork_hal::read_arena(memory, page).is_err() {
             continue;
         }
         // What cannot be kept for want of memory is lost, as on a full disk.
@@ -237,7 +227,8 @@ fn fill(k: &Kernel, map: &Shared, offset: u64, bytes: u64) {
             })
         });
         if read.is_ok() {
-            let _gone = User::writable(memory, PAGE_BYTES).and_then(|user| user.write(0, &page));
+            // Whatever its protection is.
+            let _gone = unifork_hal::write_arena(memory, &page);
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::fd::object::{Description, Object, POLLIN, POLLRDNORM, Ready, Stat};
 use crate::fs::file::File;
 use crate::fs::{setup, tree, with};
 use crate::mm::MM;
+use crate::mm::list::{Backing, Mapping, PROT_EXEC, PROT_READ, PROT_WRITE};
 use crate::sched::PID;
 use crate::time::clock::SECOND_NS;
 use crate::user::{have_room, read_bytes, read_string, read_u64};
@@ -233,26 +234,38 @@ fn auxv() -> Vec<u8> {
 }
 
 fn maps(detail: bool) -> String {
-    let info = boot_info();
+    let image = executable();
+    let image = core::str::from_utf8(&image).unwrap_or("");
     let mut text = String::new();
-    let mut add = |start: u64, end: u64, access: &str, name: &str| {
-        text += &format!("{start:08x}-{end:08x} {access}p 00000000 00:00 0 {:>25}{name}\n", "");
+    for Mapping { start, end, protection, shared, backing } in MM.with(|mm| mm.list.all().to_vec()) {
+        let may = |bit: u8, letter: char| if protection & bit != 0 { letter } else { '-' };
+        let access = [may(PROT_READ, 'r'), may(PROT_WRITE, 'w'), may(PROT_EXEC, 'x')];
+        let access: String = access.into_iter().chain([if shared { 's' } else { 'p' }]).collect();
+        let (offset, inode, name) = match backing {
+            Backing::Anonymous => (0, 0, String::new()),
+            Backing::Image => (0, 1, String::from(image)),
+            Backing::Heap => (0, 0, String::from("[heap]")),
+            Backing::Stack => (0, 0, String::from("[stack]")),
+            Backing::File(file, offset) => {
+                let inode = file.object.stat().map_or(0, |stat| stat.inode);
+                let path = file.as_a::<File>().and_then(|file| tree(|fs| fs.find_path(file.node)));
+                let name = String::from_utf8(path.unwrap_or_default()).unwrap_or_default();
+                (offset, inode, name)
+            }
+        };
+        let place = format!("{start:08x}-{end:08x} {access} {offset:08x} 00:00 {inode} ");
+        text += &if name.is_empty() { format!("{place}\n") } else { format!("{place:<73}{name}\n") };
         if detail {
             let kb = (end - start) / 1024;
             text += &format!("Size: {kb:>17} kB\nRss: {kb:>18} kB\nAnonHugePages: {:>8} kB\n", 0);
         }
-    };
-    add(info.app_start, info.app_end, "rwx", core::str::from_utf8(&executable()).unwrap_or(""));
-    for (i, (start, end)) in MM.with(|mm| mm.ranges()).into_iter().enumerate() {
-        add(start, end, "rw-", if i == 0 { "[heap]" } else { "" });
     }
-    add(info.app_stack_low, STACK_TOP_VA, "rw-", "[stack]");
     text
 }
 
 /// Kibibytes in use: of the program's, all in all.
 fn used_kb() -> u64 {
-    MM.with(|mm| mm.ranges()).iter().map(|(start, end)| end - start).sum::<u64>() / 1024
+    MM.with(|mm| mm.list.all().iter().map(|m| m.end - m.start).sum::<u64>()) / 1024
 }
 
 /// Contents of a synthetic file.

@@ -47,6 +47,25 @@ pub(crate) fn set_ids(ids: &[u64]) -> Outcome {
     if ids.iter().all(|&id| matches!(id as u32, 0 | UNCHANGED)) { Ok(0) } else { Err(Errno::EPERM) }
 }
 
+/// `wait4` and `waitid`: there are no children.
+pub(crate) fn wait(options: u64, known: u64) -> Outcome {
+    if u64::from(options as u32) & !known != 0 { Err(Errno::EINVAL) } else { Err(Errno::ECHILD) }
+}
+
+/// `waitid`.
+pub(crate) fn waitid(kind: u64, options: u64) -> Outcome {
+    /// WNOHANG, WNOWAIT, __WNOTHREAD, __WALL, __WCLONE, and the three of [`EVENTS`].
+    const KNOWN: u64 = 0xe100_000f;
+    /// WSTOPPED, WEXITED, WCONTINUED.
+    const EVENTS: u64 = 0xe;
+    /// P_ALL, P_PID, P_PGID, P_PIDFD.
+    const KINDS: u32 = 4;
+    if options & EVENTS == 0 || kind as u32 >= KINDS {
+        return Err(Errno::EINVAL);
+    }
+    wait(options, KNOWN)
+}
+
 /// `getgroups`: none but the group itself.
 pub(crate) fn getgroups(bytes: u64) -> Outcome {
     if (bytes as u32).cast_signed() < 0 { Err(Errno::EINVAL) } else { Ok(0) }

@@ -9,6 +9,8 @@ const PR_SET_PDEATHSIG: u32 = 1;
 const PR_GET_PDEATHSIG: u32 = 2;
 const PR_GET_DUMPABLE: u32 = 3;
 const PR_SET_DUMPABLE: u32 = 4;
+const PR_GET_KEEPCAPS: u32 = 7;
+const PR_SET_KEEPCAPS: u32 = 8;
 const PR_SET_NAME: u32 = 15;
 const PR_GET_NAME: u32 = 16;
 const PR_SET_TIMERSLACK: u32 = 29;
@@ -26,6 +28,9 @@ pub(crate) struct Settings {
     no_new_privileges: bool,
     no_huge_pages: bool,
     timer_slack: Option<u64>,
+    keep_capabilities: bool,
+    /// Of all threads alike.
+    pub(crate) nice: i8,
 }
 
 /// `prctl`.
@@ -53,6 +58,9 @@ pub(crate) fn prctl(k: &mut Kernel, [option, a, b, c, d, _]: [u64; 6]) -> Outcom
         PR_SET_DUMPABLE if a > 1 => return Err(Errno::EINVAL),
         PR_SET_DUMPABLE => kept.undumpable = a == 0,
         PR_GET_DUMPABLE => return Ok(u64::from(!kept.undumpable)),
+        PR_SET_KEEPCAPS if a > 1 => return Err(Errno::EINVAL),
+        PR_SET_KEEPCAPS => kept.keep_capabilities = a != 0,
+        PR_GET_KEEPCAPS => return Ok(kept.keep_capabilities.into()),
         PR_SET_NO_NEW_PRIVS if a != 1 || b != 0 || c != 0 || d != 0 => return Err(Errno::EINVAL),
         PR_SET_NO_NEW_PRIVS => kept.no_new_privileges = true,
         PR_GET_NO_NEW_PRIVS => return Ok(kept.no_new_privileges.into()),

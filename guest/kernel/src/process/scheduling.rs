@@ -2,6 +2,7 @@
 
 use crate::Kernel;
 use crate::errno::{Errno, Outcome};
+use crate::sched::PID;
 use crate::user::{read_bytes, read_u32, write_bytes, write_u32};
 
 // include/uapi/linux/sched.h
@@ -91,14 +92,32 @@ pub(crate) fn priority_bound(policy: u64, real_time: u64) -> Outcome {
     }
 }
 
-/// `getpriority`: nice 0, which is 20 in the kernel's words.
-pub(crate) fn getpriority(which: u64) -> Outcome {
-    if which as u32 > 2 { Err(Errno::EINVAL) } else { Ok(20) }
+/// Whether `getpriority` and its like name somebody: a thread, the group, or root.
+fn is_somebody(k: &mut Kernel, which: u64, who: u64) -> Result<(), Errno> {
+    const PROCESS: u32 = 0;
+    const GROUP: u32 = 1;
+    const USER: u32 = 2;
+    let who = who as u32;
+    match which as u32 {
+        PROCESS if who == 0 || k.sched.thread(who).is_some() => Ok(()),
+        GROUP if who == 0 || who == PID => Ok(()),
+        USER if who == 0 => Ok(()),
+        PROCESS | GROUP | USER => Err(Errno::ESRCH),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
-/// `setpriority`: accepted, and makes no difference where threads take turns.
-pub(crate) fn setpriority(which: u64) -> Outcome {
-    if which as u32 > 2 { Err(Errno::EINVAL) } else { Ok(0) }
+/// `getpriority`: 20 less the nice value.
+pub(crate) fn getpriority(k: &mut Kernel, which: u64, who: u64) -> Outcome {
+    is_somebody(k, which, who)?;
+    Ok(20i64.wrapping_sub(k.settings.nice.into()).cast_unsigned())
+}
+
+/// `setpriority`: kept, and makes no difference where threads take turns.
+pub(crate) fn setpriority(k: &mut Kernel, which: u64, who: u64, nice: u64) -> Outcome {
+    is_somebody(k, which, who)?;
+    k.settings.nice = (nice as u32).cast_signed().clamp(-20, 19) as i8;
+    Ok(0)
 }
 
 /// `membarrier`: with one CPU every system call is one.

@@ -2,6 +2,7 @@
 
 use crate::Kernel;
 use crate::errno::{Errno, Outcome};
+use crate::sched::pi;
 use crate::sched::thread::{Call, Resume, Wait};
 use crate::time::clock::read_timespec;
 use crate::user::{read_u32, write_u32};
@@ -12,8 +13,12 @@ const WAKE: u64 = 1;
 const REQUEUE: u64 = 3;
 const CMP_REQUEUE: u64 = 4;
 const WAKE_OP: u64 = 5;
+const LOCK_PI: u64 = 6;
+const UNLOCK_PI: u64 = 7;
+const TRYLOCK_PI: u64 = 8;
 const WAIT_BITSET: u64 = 9;
 const WAKE_BITSET: u64 = 10;
+const LOCK_PI2: u64 = 13;
 const PRIVATE_FLAG: u64 = 128;
 const CLOCK_REALTIME: u64 = 256;
 const ANY: u32 = u32::MAX;
@@ -23,7 +28,7 @@ pub(crate) fn futex(k: &mut Kernel, args: [u64; 6]) -> Outcome {
     let [at, operation, value, timeout, at2, value3] = args;
     let command = operation & !(PRIVATE_FLAG | CLOCK_REALTIME);
     let wall = operation & CLOCK_REALTIME != 0;
-    if wall && !matches!(command, WAIT | WAIT_BITSET) {
+    if wall && !matches!(command, WAIT | WAIT_BITSET | LOCK_PI2) {
         return Err(Errno::ENOSYS);
     }
     let (value, value3) = (value as u32, value3 as u32);
@@ -38,6 +43,10 @@ pub(crate) fn futex(k: &mut Kernel, args: [u64; 6]) -> Outcome {
         REQUEUE => requeue(k, [at, at2], value, timeout as u32, None),
         CMP_REQUEUE => requeue(k, [at, at2], value, timeout as u32, Some(value3)),
         WAKE_OP => wake_op(k, [at, at2], value, timeout as u32, value3),
+        LOCK_PI => pi::lock(k, at, timeout, false),
+        LOCK_PI2 => pi::lock(k, at, timeout, !wall),
+        TRYLOCK_PI => pi::try_lock(k, at),
+        UNLOCK_PI => pi::unlock(k, at),
         _ => Err(Errno::ENOSYS),
     }
 }

@@ -88,13 +88,17 @@ impl Kernel {
     /// Wakes whoever waits for the time that it is, and sends the signals of timers.
     fn ring_alarms(&mut self) {
         let now = self.clock.now();
-        if now >= self.timers.next() {
+        if now >= self.next_timer() {
             self.expire_timers();
         }
         if now >= self.sched.next_wake {
             self.sched.wake_where(u64::MAX, Resume::Retry, |call| call.wakes_at() <= now);
             self.sched.find_next_wake();
         }
+    }
+
+    fn next_timer(&self) -> u64 {
+        self.timers.next().min(self.posix_timers.next())
     }
 
     fn turn_is_over(&mut self) -> bool {
@@ -154,7 +158,7 @@ impl Kernel {
     /// Nothing can run: lets time pass.
     fn idle(&mut self) {
         self.sched.find_next_wake();
-        let next = self.sched.next_wake.min(self.timers.next());
+        let next = self.sched.next_wake.min(self.next_timer());
         if crate::host::is_awaited() {
             let now = self.clock.now();
             let elapsed = crate::host::exchange(if next == u64::MAX { next } else { next - now.min(next) });

@@ -27,7 +27,7 @@ pub(crate) fn to_process(k: &mut Kernel, signal: u32, code: i32) {
 
 /// To any thread that does not hold it off: the first one, as on Linux. When all do, it waits for
 /// one that stops doing so.
-fn to_any(k: &mut Kernel, info: Info) -> Outcome {
+pub(crate) fn to_any(k: &mut Kernel, info: Info) -> Outcome {
     let signal = bit(info.signal);
     let wants = |blocked: u64, wait: Option<Wait>| {
         blocked & signal == 0 || matches!(wait, Some(Wait::Signals(set)) if set & signal != 0)
@@ -39,7 +39,7 @@ fn to_any(k: &mut Kernel, info: Info) -> Outcome {
     }
 }
 
-fn to_thread(k: &mut Kernel, tid: u32, info: Info) -> Outcome {
+pub(crate) fn to_thread(k: &mut Kernel, tid: u32, info: Info) -> Outcome {
     let signal = bit(info.signal);
     let thread = k.sched.thread(tid).ok_or(Errno::ESRCH)?;
     let (blocked, wait) = (thread.blocked & signal != 0, thread.call.wait);

@@ -9,11 +9,17 @@
 syscalls! {
     // Memory.
     9 mmap partial("protection is not enforced; a shared mapping of a file is brought up to date by calls only") => |k, args, f| crate::fs::map::mmap(k, args, f);
-    10 mprotect partial("not enforced; counted when it takes writing away") => |_, [start, bytes, protection, ..], _| crate::mm::MM.with(|mm| mm.mprotect(start, bytes, protection));
+    10 mprotect partial("not enforced; counted when it takes writing away") => |_, [start, bytes, protection, ..], _| crate::mm::advice::mprotect(start, bytes, protection);
     11 munmap partial("the memory stays accessible to the program itself") => |k, [start, bytes, ..], _| crate::fs::map::munmap(k, start, bytes);
-    12 brk full => |_, [to, ..], _| crate::mm::MM.with(|mm| mm.brk(to));
-    25 mremap partial("no MREMAP_FIXED, no MREMAP_DONTUNMAP") => |k, args, f| crate::fs::map::mremap(k, args, f);
-    28 madvise full => |_, [start, bytes, advice, ..], _| crate::mm::MM.with(|mm| mm.madvise(start, bytes, advice));
+    12 brk full => |_, [to, ..], _| crate::mm::map::brk(to);
+    25 mremap partial("no second mapping of shared memory") => |k, args, f| crate::fs::map::mremap(k, args, f);
+    28 madvise partial("MADV_DONTNEED leaves image and stack as they are") => |k, [start, bytes, advice, ..], _| crate::mm::advice::madvise(k, start, bytes, advice);
+    27 mincore partial("all pages are there") => |_, [start, bytes, to, ..], _| crate::mm::advice::mincore(start, bytes, to);
+    149 mlock full => |_, [start, bytes, ..], _| crate::mm::advice::mlock(start, bytes);
+    150 munlock full => |_, [start, bytes, ..], _| crate::mm::advice::mlock(start, bytes);
+    151 mlockall full => |_, [flags, ..], _| crate::mm::advice::mlockall(flags);
+    152 munlockall full => |_, _, _| Ok(0);
+    325 mlock2 full => |_, [start, bytes, flags, ..], _| crate::mm::advice::mlock2(start, bytes, flags);
 
     // Reading and writing.
     0 read full => |k, [fd, to, bytes, ..], _| crate::fd::io::read(k, fd, to, bytes);
@@ -100,7 +106,7 @@ syscalls! {
     452 fchmodat2 full => |k, [directory, path, mode, flags, ..], _| crate::fs::attributes::fchmodat(k, directory, path, mode, flags);
 
     // Files by descriptor.
-    26 msync partial("stores reach the file then, or when it is next used") => |k, [start, bytes, flags, ..], _| crate::fs::map::msync(k, start, bytes, flags);
+    26 msync partial("stores reach the file then, or when it is next used") => |k, [start, bytes, flags, ..], _| crate::mm::advice::msync(k, start, bytes, flags);
     40 sendfile full => |k, [out, from, offset, count, ..], _| crate::fs::copy::sendfile(k, out, from, offset, count);
     73 flock full => |k, [fd, operation, ..], _| crate::fs::lock::flock(k, fd, operation);
     74 fsync full => |k, [fd, ..], _| crate::fs::attributes::fsync(k, fd);
@@ -135,6 +141,11 @@ syscalls! {
     98 getrusage partial("times only, all of it user time") => |k, [who, to, ..], _| crate::time::clock::getrusage(k, who, to);
     100 times partial("all of it user time") => |k, [to, ..], _| crate::time::clock::times(k, to);
     201 time full => |k, [to, ..], _| crate::time::clock::time(k, to);
+    222 timer_create partial("no SIGEV_THREAD; rings in a system call only") => |k, [clock, event, to, ..], _| crate::time::posix::create(k, clock, event, to);
+    223 timer_settime full => |k, [id, flags, new, old, ..], _| crate::time::posix::settime(k, id, flags, new, old);
+    224 timer_gettime full => |k, [id, to, ..], _| crate::time::posix::gettime(k, id, to);
+    225 timer_getoverrun full => |k, [id, ..], _| crate::time::posix::getoverrun(k, id);
+    226 timer_delete full => |k, [id, ..], _| crate::time::posix::delete(k, id);
     227 clock_settime partial("EPERM: the clock is the machine's") => |_, [clock, from, ..], _| crate::time::clock::clock_settime(clock, from);
     228 clock_gettime partial("the clock moves by events; CPU time is time since boot") => |k, [clock, to, ..], _| crate::time::clock::clock_gettime(k, clock, to);
     229 clock_getres full => |k, [clock, to, ..], _| crate::time::clock::clock_getres(k, clock, to);
@@ -163,7 +174,7 @@ syscalls! {
     56 clone partial("threads only; another process is ENOSYS") => |k, args, f| crate::sched::clone::clone(k, args, f);
     60 exit full => |k, [code, ..], _| crate::sched::exit::exit_thread(k, code);
     186 gettid full => |k, _, _| Ok(k.sched.tid().into());
-    202 futex partial("no priority inheritance") => |k, args, _| crate::sched::futex::futex(k, args);
+    202 futex partial("no FUTEX_WAIT_REQUEUE_PI, no FUTEX_FD") => |k, args, _| crate::sched::futex::futex(k, args);
     218 set_tid_address full => |k, [at, ..], _| crate::process::identity::set_tid_address(k, at);
     231 exit_group full => |_, [code, ..], _| crate::host::exit(code as u32 as i32);
     273 set_robust_list full => |k, [head, bytes, ..], _| crate::sched::futex::set_robust_list(k, head, bytes);
@@ -172,8 +183,8 @@ syscalls! {
     435 clone3 partial("threads only; another process is ENOSYS") => |k, [at, bytes, ..], f| crate::sched::clone::clone3(k, at, bytes, f);
 
     // Scheduling.
-    140 getpriority stub("priorities make no difference: always 0") => |_, [which, ..], _| crate::process::scheduling::getpriority(which);
-    141 setpriority stub("priorities make no difference: accepted") => |_, [which, ..], _| crate::process::scheduling::setpriority(which);
+    140 getpriority stub("kept, of all threads alike; makes no difference") => |k, [which, who, ..], _| crate::process::scheduling::getpriority(k, which, who);
+    141 setpriority stub("kept, of all threads alike; makes no difference") => |k, [which, who, nice, ..], _| crate::process::scheduling::setpriority(k, which, who, nice);
     142 sched_setparam partial("no real-time policies") => |k, [tid, from, ..], _| crate::process::scheduling::setparam(k, tid, from);
     143 sched_getparam partial("no real-time policies") => |k, [tid, to, ..], _| crate::process::scheduling::getparam(k, tid, to);
     144 sched_setscheduler partial("no real-time policies: EPERM") => |k, [tid, policy, parameter, ..], _| crate::process::scheduling::setscheduler(k, tid, policy, parameter);
@@ -187,6 +198,7 @@ syscalls! {
 
     // The process.
     39 getpid full => |_, _, _| Ok(crate::sched::PID.into());
+    61 wait4 full => |_, [_, _, options, ..], _| crate::process::identity::wait(options, 0xe000_000b);
     63 uname full => |_, [to, ..], _| crate::process::machine::uname(to);
     97 getrlimit full => |k, [resource, to, ..], _| crate::process::limits::getrlimit(k, resource, to);
     99 sysinfo full => |k, [to, ..], _| crate::process::machine::sysinfo(k, to);
@@ -209,12 +221,15 @@ syscalls! {
     119 setresgid partial("to root only") => |_, [a, b, c, ..], _| crate::process::identity::set_ids(&[a, b, c]);
     120 getresgid full => |_, [a, b, c, ..], _| crate::process::identity::getres([a, b, c]);
     121 getpgid full => |_, [pid, ..], _| crate::process::identity::group_of(pid);
+    122 setfsuid partial("to root only") => |_, _, _| Ok(0);
+    123 setfsgid partial("to root only") => |_, _, _| Ok(0);
     124 getsid full => |_, [pid, ..], _| crate::process::identity::group_of(pid);
     125 capget full => |_, [header, to, ..], _| crate::process::identity::capget(header, to);
     135 personality partial("only Linux's own") => |_, [wanted, ..], _| crate::process::prctl::personality(wanted);
     157 prctl partial("names, and flags that make no difference; else EINVAL") => |k, args, _| crate::process::prctl::prctl(k, args);
     158 arch_prctl partial("FS and GS base only") => |_, [code, address, ..], _| crate::process::machine::arch_prctl(code, address);
     160 setrlimit full => |k, [resource, from, ..], _| crate::process::limits::setrlimit(k, resource, from);
+    247 waitid full => |_, [kind, _, _, options, ..], _| crate::process::identity::waitid(kind, options);
     302 prlimit64 full => |k, [pid, resource, new, old, ..], _| crate::process::limits::prlimit64(k, pid, resource, new, old);
     318 getrandom partial("the same in every run") => |k, [to, bytes, flags, ..], _| crate::process::random::getrandom(k, to, bytes, flags);
 }

@@ -64,7 +64,8 @@ impl Clock {
 /// Whether a clock counts from 1970.
 pub(crate) fn is_wall(clock: u64) -> Result<bool, Errno> {
     let clock = clock as u32;
-    let cpu_time = clock.cast_signed() < 0; // of a process or thread: the only process's
+    // Of a process or thread: the only process's.
+    let cpu_time = clock.cast_signed() < 0 && crate::time::posix::is_own_clock(clock);
     if WALL_CLOCKS.contains(&clock) {
         Ok(true)
     } else if BOOT_CLOCKS.contains(&clock) || cpu_time {
@@ -94,7 +95,10 @@ pub(crate) fn clock_getres(k: &mut Kernel, clock: u64, to: u64) -> Outcome {
 
 /// `clock_settime`, `settimeofday`: the clock is the machine's own.
 pub(crate) fn clock_settime(clock: u64, from: u64) -> Outcome {
-    is_wall(clock)?;
+    const REALTIME: u32 = 0;
+    if clock as u32 != REALTIME {
+        return Err(Errno::EINVAL);
+    }
     read_timespec(from)?;
     Err(Errno::EPERM)
 }

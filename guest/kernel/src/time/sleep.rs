@@ -14,11 +14,11 @@ pub(crate) fn nanosleep(k: &mut Kernel, request: u64, left: u64) -> Outcome {
 
 /// `clock_nanosleep`.
 pub(crate) fn clock_nanosleep(k: &mut Kernel, clock: u64, flags: u64, request: u64, left: u64) -> Outcome {
-    /// Sleeping on the time that a thread has used is refused by Linux.
-    const THREAD_CPUTIME: u32 = 3;
+    /// Clocks that Linux does not sleep on: THREAD_CPUTIME, MONOTONIC_RAW, both coarse ones.
+    const NOT_FOR_SLEEP: [u32; 4] = [3, 4, 5, 6];
     let wall = is_wall(clock)?;
-    if clock as u32 == THREAD_CPUTIME {
-        return Err(Errno::EINVAL);
+    if NOT_FOR_SLEEP.contains(&(clock as u32)) {
+        return Err(Errno::EOPNOTSUPP);
     }
     let absolute = flags & TIMER_ABSTIME != 0;
     let deadline = k.deadline(|k| {

@@ -51,6 +51,7 @@ impl Kernel {
             };
             send::to_process(self, signal, send::SI_KERNEL);
         }
+        self.expire_posix_timers();
     }
 }
 
