@@ -4,7 +4,6 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use unifork_abi::STACK_TOP_VA;
 use unifork_fs::{FileSystem, NodeId};
 use unifork_hal::{boot_info, heap_free_bytes};
 
