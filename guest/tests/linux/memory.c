@@ -109,7 +109,7 @@ static void unmapping(void)
 static void protection(void)
 {
     char *at = map(4 * PAGE);
-    at[0] = 1;
+    at[0] = at[9] = 1;
     CALL("mprotect not of a page", SYS_mprotect, at + 1, PAGE, PROT_READ);
     CALL("mprotect no bytes", SYS_mprotect, at, 0, PROT_READ);
     CALL("mprotect unknown bits", SYS_mprotect, at, PAGE, 0x100000);
@@ -122,7 +122,7 @@ static void protection(void)
     CALL("mprotect none", SYS_mprotect, at, PAGE, PROT_NONE);
     touch("read of none", at, 0);
     CALL("mprotect back", SYS_mprotect, at, PAGE, RW);
-    TRUE("mprotect keeps content", at[0] == 1);
+    TRUE("mprotect keeps content", at[9] == 1);
     NEED(munmap(at + 2 * PAGE, PAGE) == 0);
     CALL("mprotect over a hole", SYS_mprotect, at, 4 * PAGE, PROT_READ);
     touch("mprotect over a hole did what came before", at, 1);
@@ -136,7 +136,11 @@ static void protection(void)
     char *code = map(PAGE);
     memcpy(code, "\xb8\x2a\x00\x00\x00\xc3", 6);
     CALL("mprotect executable", SYS_mprotect, code, PAGE, PROT_READ | PROT_EXEC);
-    EXPR("code that was written runs", ((int (*)(void))code)());
+    fault_expected = code;
+    if (sigsetjmp(back, 1) == 0)
+        line("code that was written runs: %d", ((int (*)(void))code)());
+    else
+        line("code that was written runs: signal %d", fault_signal);
     memset(code = map(PAGE), 0xc3, 16);
     fault_expected = code;
     if (sigsetjmp(back, 1) == 0) {

@@ -61,7 +61,7 @@ syscalls! {
     441 epoll_pwait2 full => |k, args, _| crate::fd::epoll::pwait2(k, args);
 
     // Files by name.
-    2 open full => |k, [path, flags, mode, ..], _| crate::fs::open::open(k, path, flags, mode);
+    2 open partial("/proc/self/exe cannot be opened") => |k, [path, flags, mode, ..], _| crate::fs::open::open(k, path, flags, mode);
     4 stat full => |k, [path, to, ..], _| crate::fs::stat::stat(k, path, to, true);
     6 lstat full => |k, [path, to, ..], _| crate::fs::stat::stat(k, path, to, false);
     21 access partial("the caller is root") => |k, [path, mode, ..], _| crate::fs::names::faccessat(k, HERE, path, mode, 0);
@@ -84,7 +84,7 @@ syscalls! {
     133 mknod partial("a FIFO or device is made, but a FIFO cannot be opened: ENXIO") => |k, [path, mode, device, ..], _| crate::fs::names::mknodat(k, HERE, path, mode, device);
     137 statfs full => |k, [path, to, ..], _| crate::fs::stat::statfs(k, path, to);
     235 utimes full => |k, [path, times, ..], _| crate::fs::attributes::futimesat(k, HERE, path, times);
-    257 openat full => |k, [directory, path, flags, mode, ..], _| crate::fs::open::openat(k, directory, path, flags, mode);
+    257 openat partial("/proc/self/exe cannot be opened") => |k, [directory, path, flags, mode, ..], _| crate::fs::open::openat(k, directory, path, flags, mode);
     258 mkdirat full => |k, [directory, path, mode, ..], _| crate::fs::names::mkdirat(k, directory, path, mode);
     259 mknodat partial("a FIFO or device is made, but a FIFO cannot be opened: ENXIO") => |k, [directory, path, mode, device, ..], _| crate::fs::names::mknodat(k, directory, path, mode, device);
     260 fchownat full => |k, args, _| crate::fs::attributes::fchownat(k, args);
