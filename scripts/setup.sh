@@ -37,6 +37,8 @@ have ld.lld-16 ld.lld || need lld-16 "links them"
 have musl-gcc || need musl-tools "the C library of harnesses in C"
 { static_library libstdc++.a && static_library libc.a; } ||
     need g++ "the C++ library of harnesses in C++, and the linker that Rust uses"
+have make || need make "builds redis and nginx, which the tests run"
+have diet || need dietlibc-dev "a third C library, for the tests of unmodified programs"
 [[ -e /etc/ssl/certs/ca-certificates.crt ]] || need ca-certificates "lets cargo download crates"
 
 if ((${#missing[@]} > 0)); then

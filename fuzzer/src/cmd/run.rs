@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Lets connections to ADDR:PORT in, to the port that the program listens on; may be given again
     #[arg(long, value_name = "ADDR:PORT[:GUESTPORT]", value_parser = Publish::parse)]
     pub(crate) publish: Vec<Publish>,
-    /// Guest memory; 64M, and twice the size of the files, unless given
+    /// Guest memory; 256M, and twice the size of the files, unless given
     #[arg(long, visible_alias = "mem", value_parser = units::size, value_name = "SIZE")]
     pub(crate) memory: Option<u64>,
     /// Time it may take; as long as it likes unless given
@@ -49,8 +49,8 @@ pub(crate) struct Args {
     pub(crate) timeout: Option<Duration>,
 }
 
-/// Guest memory, unless given.
-const MEMORY_BYTES: u64 = 64 << 20;
+/// Guest memory, unless given: pages that are not touched cost nothing.
+const MEMORY_BYTES: u64 = 256 << 20;
 
 /// Checks `NAME=VALUE`.
 fn variable(text: &str) -> Result<String, String> {
