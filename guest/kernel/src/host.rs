@@ -112,7 +112,6 @@ fn push(out: &mut Vec<u8>, header: ServiceHeader, data: &[u8]) {
     out.resize(out.len().next_multiple_of(8), 0);
 }
 
-#[expect(dead_code, reason = "for connections, which come next")]
 /// Tells the host something, at the next exchange.
 pub(crate) fn tell(kind: ToHost, handle: u32, value: u32, data: &[u8]) {
     if !is_on() {

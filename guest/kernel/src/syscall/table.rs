@@ -132,6 +132,26 @@ syscalls! {
     306 syncfs full => |k, [fd, ..], _| crate::fs::attributes::fsync(k, fd);
     326 copy_file_range full => |k, args, _| crate::fs::copy::copy_file_range(k, args);
 
+    // Sockets.
+    41 socket partial("Unix, TCP and UDP; no network but the loopback device") => |k, [family, kind, protocol, ..], _| crate::net::calls::socket(k, family, kind, protocol);
+    42 connect full => |k, [fd, at, bytes, ..], _| crate::net::calls::connect(k, fd, at, bytes);
+    43 accept full => |k, [fd, at, length, ..], _| crate::net::calls::accept(k, fd, at, length, 0);
+    44 sendto partial("a stream whose reader has gone is EPIPE at once") => |k, args, _| crate::net::message::sendto(k, args);
+    45 recvfrom full => |k, args, _| crate::net::message::recvfrom(k, args);
+    46 sendmsg partial("no descriptors or credentials: EOPNOTSUPP") => |k, [fd, header, flags, ..], _| crate::net::message::sendmsg(k, fd, header, flags);
+    47 recvmsg partial("no descriptors or credentials") => |k, [fd, header, flags, ..], _| crate::net::message::recvmsg(k, fd, header, flags);
+    48 shutdown full => |k, [fd, how, ..], _| crate::net::calls::shutdown(k, fd, how);
+    49 bind full => |k, [fd, at, bytes, ..], _| crate::net::calls::bind(k, fd, at, bytes);
+    50 listen full => |k, [fd, backlog, ..], _| crate::net::calls::listen(k, fd, backlog);
+    51 getsockname full => |k, [fd, at, length, ..], _| crate::net::calls::name(k, fd, at, length, false);
+    52 getpeername full => |k, [fd, at, length, ..], _| crate::net::calls::name(k, fd, at, length, true);
+    53 socketpair full => |k, args, _| crate::net::calls::socketpair(k, args);
+    54 setsockopt partial("the usual options; those of the wire change nothing") => |k, args, _| crate::net::options::set(k, args);
+    55 getsockopt partial("the usual options") => |k, args, _| crate::net::options::get(k, args);
+    288 accept4 full => |k, [fd, at, length, flags, ..], _| crate::net::calls::accept(k, fd, at, length, flags);
+    299 recvmmsg partial("no timeout") => |k, [fd, headers, count, flags, ..], _| crate::net::message::recvmmsg(k, fd, headers, count, flags);
+    307 sendmmsg full => |k, [fd, headers, count, flags, ..], _| crate::net::message::sendmmsg(k, fd, headers, count, flags);
+
     // Time.
     35 nanosleep full => |k, [request, left, ..], _| crate::time::sleep::nanosleep(k, request, left);
     36 getitimer partial("all three timers count the one clock") => |k, [which, to, ..], _| crate::time::timers::getitimer(k, which, to);
