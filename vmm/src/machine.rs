@@ -129,6 +129,17 @@ pub(crate) fn user_sregs(mut sregs: kvm_sregs, cr3: u64, cr4: u64) -> kvm_sregs 
     sregs
 }
 
+/// Whether these are registers of a machine that [`user_sregs`] began: its mode and its tables, which
+/// CPL 3 cannot change.
+pub(crate) fn has_own_tables(sregs: &kvm_sregs) -> bool {
+    let began = user_sregs(*sregs, sregs.cr3, sregs.cr4);
+    sregs.cr0 == began.cr0
+        && sregs.efer == began.efer
+        && (sregs.gdt.base, sregs.gdt.limit) == (began.gdt.base, began.gdt.limit)
+        && (sregs.idt.base, sregs.idt.limit) == (began.idt.base, began.idt.limit)
+        && (sregs.tr.base, sregs.tr.selector) == (began.tr.base, began.tr.selector)
+}
+
 /// Sets CS and SS as `iretq` to CPL 3 would; the other segments are the guest's own.
 pub(crate) fn enter_user(sregs: &mut kvm_sregs) {
     let ss = user_data();

@@ -28,6 +28,7 @@ use crate::sys::memfd;
 use crate::vcpu::{VcpuError, VcpuState};
 use crate::vm::Vm;
 
+mod check;
 pub mod file;
 
 /// Which part of the guest a counter belongs to.

@@ -1,9 +1,10 @@
 //! Snapshots as files.
 //!
-//! # Layout, version 2
+//! # Layout, version 3
 //!
 //! Little-endian. The header is checked before anything behind it is read, and the checksums before
-//! anything is believed.
+//! anything is believed. What the state section says of the machine is checked besides
+//! ([`check`](super::check)): a file with right checksums may still have been made up.
 //!
 //! | offset | bytes | field                                                     |
 //! |-------:|------:|-----------------------------------------------------------|
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Snapshot, SnapshotError};
+use super::{Snapshot, SnapshotError, check};
 use crate::addr::PAGE_BYTES;
 use crate::boot::MachineInfo;
 use crate::memory::{MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, MemoryImage};
@@ -161,7 +162,7 @@ impl Snapshot {
     /// # Errors
     ///
     /// Any variant but those about a live vCPU. No file makes it panic, or allocate more than its
-    /// own length; the tests flip the bits of a small one.
+    /// own length; the tests flip the bits of a small one, and make up files whose checksums are right.
     pub fn open(path: &Path) -> Result<Arc<Self>, SnapshotError> {
         let (snapshot, check) = Self::open_and_check_later(path)?;
         check.run()?;
@@ -303,10 +304,20 @@ fn read_state(path: &Path) -> Result<(File, Parts, State), SnapshotError> {
     if padding.iter().any(|&b| b != 0) {
         return Err(damaged(path, "the padding behind the state section is not zero"));
     }
-    let state: State =
-        postcard::from_bytes(&state).map_err(|_| damaged(path, "the state section makes no sense"))?;
-    let agree = state.info.config.memory_bytes == parts.memory_bytes
-        && model_number(state.vcpu.model) == parts.model
+    let (state, rest): (State, &[u8]) =
+        postcard::take_from_bytes(&state).map_err(|_| damaged(path, "the state section makes no sense"))?;
+    if !rest.is_empty() {
+        return Err(damaged(path, "the state section is longer than what is in it"));
+    }
+    check::machine(&state.info, &state.vcpu, parts.memory_bytes).map_err(|what| damaged(path, what))?;
+    let last = state.extents.iter().try_fold(0, |free, extent| {
+        let end = extent.first.checked_add(extent.pages)?;
+        (extent.first >= free && end > extent.first).then_some(end)
+    });
+    if last.is_none_or(|end| end > parts.memory_bytes / PAGE_BYTES) {
+        return Err(damaged(path, "its list of pages does not fit its memory"));
+    }
+    let agree = model_number(state.vcpu.model) == parts.model
         && state.vcpu.xsave.len() as u64 * 4 == u64::from(parts.xsave_bytes);
     if !agree {
         return Err(damaged(path, "its header and its state section disagree"));

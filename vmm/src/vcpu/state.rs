@@ -15,6 +15,7 @@ use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_
 use serde::{Deserialize, Serialize};
 
 use super::cpuid::CpuModel;
+use crate::machine;
 
 /// MSRs that are set and kept: those that decide how a CPL-3 guest behaves.
 pub(crate) const MSRS: [u32; 9] = [
@@ -63,6 +64,21 @@ pub struct VcpuState {
     pub msrs: Vec<(u32, u64)>,
     /// DR0 to DR7.
     pub debug: kvm_debugregs,
+}
+
+impl VcpuState {
+    /// Whether this can be what [`super::Vcpu::save`] saved of a machine at CPL 3 with `memory_bytes` bytes of
+    /// RAM. What it may still be is up to KVM, which refuses what a CPU could not hold.
+    pub(crate) fn is_plausible(&self, memory_bytes: u64) -> bool {
+        let sregs = &self.core.sregs;
+        let mut kept = MSRS.iter();
+        self.msrs.iter().all(|(index, _)| kept.any(|kept| kept == index))
+            && self.xcrs.nr_xcrs as usize <= self.xcrs.xcrs.len()
+            && sregs.cs.dpl == 3
+            && sregs.ss.dpl == 3
+            && sregs.cr3 < memory_bytes
+            && machine::has_own_tables(sregs)
+    }
 }
 
 /// The kept MSRs as KVM takes them.

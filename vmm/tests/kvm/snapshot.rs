@@ -4,11 +4,12 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
-use unifork_vmm::{Engine, Replica, Snapshot, SnapshotError};
+use unifork_vmm::{Engine, Kvm, Replica, ReplicaError, Snapshot, SnapshotError, Space};
 
 use crate::common::{frozen, kvm, reference};
 use crate::equivalence::{rounds, same_state, seed};
@@ -123,6 +124,66 @@ fn a_single_flipped_bit_anywhere_is_noticed() {
         flip(&file, &path, (memory_at + page * PAGE) * 8 + rng.random_range(0..PAGE * 8));
     }
     Snapshot::open(&path).expect("every bit was put back");
+}
+
+/// One byte of the state section changed and both checksums made right again: the plan in it was taken at
+/// its word, and a window that began outside of the windows made the host panic at the first input.
+#[test]
+fn a_made_up_file_is_refused_or_is_a_machine_like_any_other() {
+    let (original, folder, path) = written();
+    let kvm = kvm();
+    let bytes = fs::read(&path).unwrap();
+    // What the section is made of, in order: pages and vCPU, of which some bytes will do; the machine, of
+    // which all are changed; the images.
+    let images = original.kernel_elf().len() + original.app_elf().len();
+    let state_end = (PAGE + state_bytes(&path)) as usize;
+    let machine = state_end - images - postcard::to_stdvec(original.info()).unwrap().len() - 8;
+    let mut rng = StdRng::seed_from_u64(seed());
+    let mut places: Vec<_> = (machine..state_end - images).collect();
+    places.extend((0..rounds(300)).map(|_| rng.random_range(PAGE as usize..machine)));
+    let made_up = folder.path().join("made-up.snap");
+    let (mut refused, mut ran) = (0, 0);
+    for at in places {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= rng.random_range(1..=255);
+        let crc = crc32c::crc32c(&bytes[PAGE as usize..state_end]);
+        bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+        bytes[12..16].fill(0);
+        let crc = crc32c::crc32c(&bytes[..PAGE as usize]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        fs::write(&made_up, &bytes).unwrap();
+        let inspected = Snapshot::inspect(&made_up).is_ok();
+        let Ok(snapshot) = Snapshot::open(&made_up) else {
+            refused += 1;
+            continue;
+        };
+        assert!(inspected, "byte {at:#x}: opened, but not described");
+        ran += usize::from(use_it(&kvm, &snapshot).is_ok());
+    }
+    println!("{refused} refused, {ran} ran");
+    assert!(refused > 100 && ran > 100, "{refused} refused, {ran} ran");
+}
+
+/// Everything that a campaign does with a fork. What KVM refuses is an error like any other.
+fn use_it(kvm: &Kvm, snapshot: &Arc<Snapshot>) -> Result<(), ReplicaError> {
+    let mut fork = Replica::spawn(kvm, snapshot, Engine::HotSet)?;
+    let longest = vec![b'x'; snapshot.input_max() as usize];
+    let mut runs = Vec::new();
+    for input in [&longest[..], b"", b"short"] {
+        fork.run(input, Duration::from_millis(20))?;
+        for space in [Space::Application, Space::Kernel] {
+            assert_eq!(fork.counters(space).len(), snapshot.counter_count(space));
+            assert_eq!(fork.counters_ptr(space).1, snapshot.counter_count(space));
+        }
+        let _seen = (fork.console(), fork.unserved(), fork.registers(), fork.differing_pages());
+        fork.reset()?;
+        fork.novelty_mut().fill(0);
+        let inputs = std::iter::repeat_n(input, 3);
+        fork.run_batch(inputs, Duration::from_millis(20), true, &mut runs)?;
+        let _cut = fork.batch_counters(u32::MAX);
+    }
+    fork.begin(b"tree", Duration::from_millis(20))?;
+    fork.scrub()
 }
 
 #[test]
