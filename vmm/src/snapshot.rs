@@ -30,6 +30,7 @@ use crate::vm::Vm;
 
 mod check;
 pub mod file;
+mod replace;
 
 /// Which part of the guest a counter belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

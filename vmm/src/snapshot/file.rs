@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::replace::replace;
 use super::{Snapshot, SnapshotError, check};
 use crate::addr::PAGE_BYTES;
 use crate::boot::MachineInfo;
@@ -109,8 +110,8 @@ impl MemoryCheck {
 }
 
 impl Snapshot {
-    /// Writes the snapshot to `path`, whole or not at all: to a temporary name in the same folder,
-    /// synced, then renamed.
+    /// Writes the snapshot to `path`, whole or not at all: to a file without a name in the same folder,
+    /// synced, then renamed. Killed half-way, it leaves nothing behind.
     ///
     /// # Errors
     ///
@@ -124,12 +125,7 @@ impl Snapshot {
             images: [self.kernel_elf().to_vec(), self.app_elf().to_vec()],
         };
         let state = postcard::to_stdvec(&state).map_err(|e| io(io::Error::other(e)))?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-        self.write_sections(file.as_file_mut(), &state).map_err(io)?;
-        file.as_file().sync_all().map_err(io)?;
-        file.persist(path).map_err(|e| io(e.error))?;
-        Ok(())
+        replace(path, |file| self.write_sections(file, &state)).map_err(io)
     }
 
     fn write_sections(&self, file: &mut File, state: &[u8]) -> io::Result<()> {

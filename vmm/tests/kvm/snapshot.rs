@@ -238,6 +238,33 @@ fn what_cannot_be_written_leaves_nothing_behind() {
     assert_eq!(left, ["small.snap"]);
 }
 
+/// Killed in the middle of a snapshot, the writer left a hidden file of up to the machine's size, for good.
+#[test]
+fn a_writer_killed_half_way_leaves_nothing_behind() {
+    let (snapshot, folder, path) = written();
+    // SAFETY: the child only writes files; it is killed by the first that grows too large.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        for (what, most) in [(libc::RLIMIT_FSIZE, 3 * PAGE), (libc::RLIMIT_CORE, 0)] {
+            let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+            // SAFETY: `limit` is initialised.
+            unsafe { libc::setrlimit(what, &raw const limit) };
+        }
+        // SAFETY: the default action has no precondition.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
+        let _killed = snapshot.write_to(&path);
+        // SAFETY: ends the child without running the parent's destructors.
+        unsafe { libc::_exit(1) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is writable, `child` is ours.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!((waited, status & 0x7f), (child, libc::SIGXFSZ));
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["small.snap"]);
+    Snapshot::open(&path).expect("the old file is as it was");
+}
+
 #[test]
 fn forks_live_on_when_their_file_is_replaced() {
     let (original, _folder, path) = written();
