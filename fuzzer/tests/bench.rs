@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{image, root, run, text};
+use common::{Ran, image, root, run, text, unifork};
 use serde_json::Value;
 
 /// Runs `unifork bench ARGS` with every form of output, checks those, and gives the JSON.
@@ -45,7 +45,7 @@ fn number(row: &Value, key: &str) -> f64 {
 fn spawn_times_every_way_phase_by_phase() {
     let image = image("planted/noop");
     let dir = tempfile::tempdir().unwrap();
-    let report = bench(&["spawn", text(&image), "--rounds", "10", "--alive", "12,1"], dir.path());
+    let report = bench(&["spawn", text(&image), "--rounds", "20", "--alive", "12,1"], dir.path());
     let rows = report["tables"]["spawn"].as_array().unwrap();
     let ways: Vec<_> =
         rows.iter().map(|row| (row["way"].as_str().unwrap(), number(row, "alive") as u32)).collect();
@@ -58,10 +58,12 @@ fn spawn_times_every_way_phase_by_phase() {
         let way = row["way"].as_str().unwrap();
         assert!(number(row, "first p50") > 0.0 && number(row, "run p50") > 0.0, "{row}");
         let whole = number(row, "to first instruction p50");
-        assert!(
-            number(row, "first p50") < whole && whole <= number(row, "to first instruction p99"),
-            "{row}"
-        );
+        assert!(number(row, "first p50") < whole, "{row}");
+        // Half of the samples are of the first instruction; of the slow ways there are four in all.
+        let p90 = &row["to first instruction p90"];
+        assert_eq!(p90.is_number(), !matches!(way, "cold boot" | "restore from file"), "{row}");
+        assert!(p90.as_f64().is_none_or(|p90| whole <= p90), "{row}");
+        assert!(row["to first instruction p99"].is_null(), "{row}");
         assert_eq!(row["image p50"].is_number(), matches!(way, "cold boot" | "restore from file"), "{row}");
         let makes_a_vm = !few[1..].contains(&way);
         for phase in ["vm p50", "vcpu p50"] {
@@ -74,6 +76,34 @@ fn spawn_times_every_way_phase_by_phase() {
     assert!((56.0..=96.0).contains(&dirtied), "16 pages are 64 KiB: {dirtied}");
     assert!(number(&report["tables"]["guest"][0], "image KiB") > 1.0);
     assert!(dir.path().join("x-memory.csv").exists());
+}
+
+/// A name without a slash was looked for on PATH, and the image's row left out.
+#[test]
+fn an_image_in_the_current_folder_is_started_like_any_other() {
+    let image = image("planted/noop");
+    let name = text(Path::new(image.file_name().unwrap()));
+    let args = ["--json", "bench", "spawn", name, "--rounds", "2", "--alive", "1", "--peers"];
+    let output = unifork(&args).current_dir(image.parent().unwrap()).output().unwrap();
+    let report = Ran::new(&args, output).expect(0).json();
+    let peers: Vec<_> =
+        report["tables"]["peers"].as_array().unwrap().iter().map(|row| &row["peer"]).collect();
+    assert!(peers.iter().any(|peer| *peer == "fork + exec of the image"), "{peers:?}: {}", report["notes"]);
+}
+
+/// The folder for the figures vanished while they were measured, and nothing at all was said of them.
+#[test]
+fn figures_that_cannot_be_written_are_said_all_the_same() {
+    common::need_kvm();
+    let dir = tempfile::tempdir().unwrap();
+    let svg = dir.path().join("x.svg");
+    let args = ["bench", "reset", "--pages", "1", "--engine", "hot-set", "--for", "5ms"];
+    // A folder that is there, and in which nobody can make a file.
+    let args = [&args[..], &["--csv", "/proc/x.csv", "--plot", text(&svg)]].concat();
+    let ran = run(&args).expect(3);
+    assert!(ran.stdout.contains("hot-set"), "{}", ran.stdout);
+    assert_eq!(ran.stderr.lines().filter(|line| line.contains("/proc/x.csv")).count(), 1, "{}", ran.stderr);
+    assert!(svg.exists(), "the other file is written");
 }
 
 #[test]

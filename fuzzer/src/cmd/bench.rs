@@ -43,6 +43,13 @@ enum Verb {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
+    let output = match &args.verb {
+        Verb::Spawn(args) => &args.output,
+        Verb::Reset(args) => &args.output,
+        Verb::Exec(args) => &args.output,
+        Verb::Control(args) => &args.output,
+    };
+    output.check()?;
     match &args.verb {
         Verb::Spawn(args) => spawn::run(args, json),
         Verb::Reset(args) => reset::run(args, json),

@@ -48,7 +48,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     machine: MachineArgs,
     #[command(flatten)]
-    output: OutputArgs,
+    pub(super) output: OutputArgs,
 }
 
 /// One request of each kind.

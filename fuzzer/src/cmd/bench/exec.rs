@@ -65,7 +65,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     machine: MachineArgs,
     #[command(flatten)]
-    output: OutputArgs,
+    pub(super) output: OutputArgs,
 }
 
 /// What is fuzzed.

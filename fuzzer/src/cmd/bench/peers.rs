@@ -43,7 +43,7 @@ pub(super) fn measure(work: &Work<'_>) -> Vec<Peer> {
         ("libFuzzer", build_libfuzzer, libfuzzer),
         ("AFL++ persistent", build_persistent, afl),
         ("AFL++ fork server", build_forkserver, afl),
-        ("fork + exec", |work, _| Ok(work.image.to_path_buf()), fork_exec),
+        ("fork + exec", |work, _| std::path::absolute(work.image).map_err(|e| e.to_string()), fork_exec),
     ];
     let mut all = Vec::new();
     for (name, build, once) in peers {

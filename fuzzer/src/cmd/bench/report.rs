@@ -28,6 +28,28 @@ pub(crate) struct OutputArgs {
     plot: Vec<PathBuf>,
 }
 
+/// What to do about a file that cannot be written.
+const FOLDER_HELP: &str = "check that the folder exists and may be written";
+
+impl OutputArgs {
+    /// Notices before anything is measured that there is no folder for a file.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        for path in self.csv.iter().chain(&self.plot) {
+            let folder = folder_of(path);
+            if !folder.is_dir() {
+                let error =
+                    anyhow::anyhow!("cannot write {}: no folder {}", path.display(), folder.display());
+                return Err(Failure::usage(error).help(FOLDER_HELP));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Where and when something was measured.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Host {
@@ -90,8 +112,8 @@ pub(crate) enum Cell {
     Text(String),
     /// A figure, shown with so many digits behind the point.
     Number(f64, usize),
-    /// p50, p90 and p99 of a sample.
-    Percentiles([f64; 3]),
+    /// p50, p90 and p99 of a sample, those that it is large enough for.
+    Percentiles([Option<f64>; 3]),
     /// Median, least and most of a few repetitions.
     Range([f64; 3]),
     /// Does not apply.
@@ -107,7 +129,9 @@ impl Cell {
     /// The percentiles of a sample in microseconds; blank without one.
     pub(crate) fn micros(sample: Option<&Sample>) -> Self {
         sample.map_or(Self::Blank, |sample| {
-            Self::Percentiles([50, 90, 99].map(|percent| sample.percentile(percent).as_secs_f64() * 1e6))
+            Self::Percentiles(percentiles(sample.count(), |percent| {
+                sample.percentile(percent).as_secs_f64() * 1e6
+            }))
         })
     }
 
@@ -125,9 +149,8 @@ impl Cell {
     /// The figure that stands for it.
     pub(crate) fn middle(&self) -> Option<f64> {
         match self {
-            Self::Number(value, _) | Self::Percentiles([value, ..]) | Self::Range([value, ..]) => {
-                Some(*value)
-            }
+            Self::Number(value, _) | Self::Range([value, ..]) => Some(*value),
+            Self::Percentiles([value, ..]) => *value,
             Self::Text(_) | Self::Blank => None,
         }
     }
@@ -136,7 +159,7 @@ impl Cell {
         match self {
             Self::Text(text) => text.clone(),
             Self::Number(value, digits) => show_number(*value, *digits),
-            Self::Percentiles(values) => values.map(short).join("/"),
+            Self::Percentiles(values) => values.map(|value| value.map_or("-".into(), short)).join("/"),
             Self::Range([middle, least, most]) => {
                 format!("{} ({}-{})", short(*middle), short(*least), short(*most))
             }
@@ -146,7 +169,7 @@ impl Cell {
 
     /// Its columns in a CSV file, and keys in JSON, given that of the table.
     fn fields(&self, name: &str) -> Vec<(String, Value)> {
-        let three = |names: [&str; 3], values: &[f64; 3]| {
+        let three = |names: [&str; 3], values: [Option<f64>; 3]| {
             names
                 .iter()
                 .zip(values)
@@ -156,11 +179,17 @@ impl Cell {
         match self {
             Self::Text(text) => vec![(name.into(), json!(text))],
             Self::Number(value, _) => vec![(name.into(), json!(value))],
-            Self::Percentiles(values) => three(["p50", "p90", "p99"], values),
-            Self::Range(values) => three(["median", "min", "max"], values),
+            Self::Percentiles(values) => three(["p50", "p90", "p99"], *values),
+            Self::Range(values) => three(["median", "min", "max"], values.map(Some)),
             Self::Blank => vec![(name.into(), Value::Null)],
         }
     }
+}
+
+/// p50, p90 and p99 of `count` samples, where `of` says what a percentile is. The last tenth or hundredth
+/// of them must be one at least, or its percentile would be but the largest.
+pub(crate) fn percentiles(count: usize, of: impl Fn(usize) -> f64) -> [Option<f64>; 3] {
+    [(50, 1), (90, 10), (99, 100)].map(|(percent, least)| (count >= least).then(|| of(percent)))
 }
 
 /// Three significant digits, or all in front of the point.
@@ -277,13 +306,16 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Says it, and writes the files that were asked for.
+    /// Says it, and writes the files that were asked for. What was measured is said in any case: a file
+    /// that cannot be written does not take the others with it.
     pub(crate) fn publish(mut self, output: &OutputArgs, json: bool) -> Result<(), Failure> {
         self.host.load[1] = load();
+        say(&if json { self.json() } else { self.text() });
+        let mut outcome = Ok(());
         for (i, table) in self.tables.iter().enumerate() {
             if let Some(path) = &output.csv {
                 let path = if i == 0 { path.clone() } else { beside(path, table.name) };
-                write(&path, table.csv(&self.host).as_bytes())?;
+                outcome = outcome.and(write(&path, table.csv(&self.host).as_bytes()));
             }
         }
         if let Some(picture) = &mut self.picture {
@@ -291,15 +323,19 @@ impl Report {
             for path in &output.plot {
                 let drawn =
                     plot::draw(picture, path).with_context(|| format!("cannot draw {}", path.display()));
-                write(path, &drawn.or_host()?)?;
+                outcome = outcome.and(drawn.or_host().and_then(|bytes| write(path, &bytes)));
             }
         }
-        if json {
-            let tables: Map<String, Value> =
-                self.tables.iter().map(|table| (table.name.to_owned(), table.json())).collect();
-            say(&format!("{}\n", json!({ "host": self.host, "tables": tables, "notes": self.notes })));
-            return Ok(());
-        }
+        outcome
+    }
+
+    fn json(&self) -> String {
+        let tables: Map<String, Value> =
+            self.tables.iter().map(|table| (table.name.to_owned(), table.json())).collect();
+        format!("{}\n", json!({ "host": self.host, "tables": tables, "notes": self.notes }))
+    }
+
+    fn text(&self) -> String {
         let mut text = format!("{}\n", self.host.line());
         for table in &self.tables {
             let _ = write!(text, "\n{}", table.show());
@@ -308,8 +344,7 @@ impl Report {
             text.push('\n');
         }
         self.notes.iter().for_each(|note| text += &format!("{note}\n"));
-        say(&text);
-        Ok(())
+        text
     }
 }
 
@@ -321,7 +356,7 @@ fn beside(path: &Path, name: &str) -> PathBuf {
 
 /// Writes a file whole or not at all.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     // As any program would create it: what the umask leaves of this.
     let permissions = fs::Permissions::from_mode(0o666);
     let made = tempfile::Builder::new().permissions(permissions).tempfile_in(folder);
@@ -329,8 +364,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         file.write_all(bytes)?;
         file.persist(path).map_err(|error| error.error)
     });
-    let wrote = wrote.with_context(|| format!("cannot write {}", path.display())).or_usage();
-    wrote.map(drop).map_err(|failure| failure.help("check that the folder exists and may be written"))
+    let wrote = wrote.with_context(|| format!("cannot write {}", path.display())).or_host();
+    wrote.map(drop).map_err(|failure| failure.help(FOLDER_HELP))
 }
 
 #[cfg(test)]
@@ -344,13 +379,33 @@ mod tests {
         assert_eq!(date(1_767_225_599), "2025-12-31 23:59 UTC");
     }
 
+    /// The largest of four times was printed as p90 and as p99.
+    #[test]
+    fn percentiles_that_a_sample_is_too_small_for_are_not_said() {
+        let cell = |count: u64| {
+            let times = (1..=count).map(std::time::Duration::from_micros).collect();
+            Cell::micros(Sample::new(times).as_ref())
+        };
+        assert_eq!(cell(4).show(), "3.00/-/-");
+        assert_eq!(cell(4).fields("t")[1], ("t p90".into(), Value::Null));
+        assert_eq!(cell(9).show(), "5.00/-/-");
+        assert_eq!(cell(10).show(), "6.00/10.0/-");
+        assert_eq!(cell(99).show(), "50.0/90.0/-");
+        assert_eq!(cell(100).show(), "51.0/91.0/100");
+        assert_eq!(cell(4).middle(), Some(3.0));
+    }
+
     #[test]
     fn every_row_of_a_csv_file_has_a_field_for_every_column() {
         let host =
             Host { cpu: "x".into(), kernel: "k".into(), kvm: "m".into(), date: "d".into(), load: [0.0; 2] };
         let rows = vec![
             vec![Cell::text("a,b"), Cell::Blank, Cell::Number(1234.5, 1)],
-            vec![Cell::text("c"), Cell::Percentiles([1.0, 2.0, 3.0]), Cell::range(&[3.0, 1.0, 2.0])],
+            vec![
+                Cell::text("c"),
+                Cell::Percentiles([1.0, 2.0, 3.0].map(Some)),
+                Cell::range(&[3.0, 1.0, 2.0]),
+            ],
         ];
         let table = Table { name: "t", title: "T".into(), columns: vec!["n", "us", "x"], rows };
         let csv = table.csv(&host);

@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long = "for", default_value = "300ms", value_parser = units::duration, value_name = "TIME")]
     duration: Duration,
     #[command(flatten)]
-    output: OutputArgs,
+    pub(super) output: OutputArgs,
 }
 
 /// What was measured of one engine, or of the copy.

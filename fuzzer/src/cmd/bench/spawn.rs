@@ -63,7 +63,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     machine: MachineArgs,
     #[command(flatten)]
-    output: OutputArgs,
+    pub(super) output: OutputArgs,
 }
 
 /// What is spawned.
@@ -151,6 +151,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
 
 fn notes() -> Vec<String> {
     vec![
+        "first instruction and run are of half the samples each, by turns. p90 is said of 10 and more, p99 of 100 and more.".into(),
         "boot and open are followed by a new fork. kept: a fork given back to the pool; retargeted: a kept VM given another machine's memory, the change counted as memory. reset: an alive fork put back, counted as memory.".into(),
         format!(
             "memory: private is Private_* of smaps_rollup; kernel is {}, all of it that came while the forks did; MemAvailable is how far it fell. The snapshot itself, shared by all forks, is in neither.",
@@ -327,53 +328,121 @@ fn guest(args: &Args, kvm: &Kvm, subject: &Subject) -> Result<Vec<Cell>, Failure
     ])
 }
 
-/// One bar for each way with the fewest forks alive, set-up first and the run behind it.
+/// Where the slow ways and the fast are told apart, in microseconds.
+const SLOW: f64 = 1e3;
+
+/// One bar for each way with the fewest forks alive and with the most, set-up first and the run behind
+/// it. Slow ways and fast ones have a linear axis each, over which parts can be compared.
 fn picture(tables: &[Table]) -> Picture {
     let mut panels = Vec::new();
     let rows = &tables[0].rows;
     let mut names: Vec<&Cell> = rows.iter().map(|row| &row[0]).collect();
     names.dedup();
     for name in names {
-        let (mut bars, mut fewest) = (Vec::new(), None);
-        for row in rows.iter().filter(|row| row[0] == *name) {
-            let alive = row[2].middle();
-            let first = *fewest.get_or_insert(alive);
-            let Cell::Text(way) = &row[1] else { continue };
-            let most =
-                rows.iter().filter(|row| row[0] == *name).map(|row| row[2].middle()).next_back().flatten();
-            if alive != first && (alive != most || way == "reset") {
+        let of: Vec<_> = rows.iter().filter(|row| row[0] == *name).collect();
+        let (fewest, most) =
+            (of.first().and_then(|row| row[2].middle()), of.last().and_then(|row| row[2].middle()));
+        let (mut slow, mut fast) = (Vec::new(), Vec::new());
+        for row in of {
+            let (alive, Cell::Text(way)) = (row[2].middle(), &row[1]) else { continue };
+            if alive != fewest && (alive != most || *way == Way::Reset.name()) {
                 continue;
             }
-            let mut values: Vec<f64> =
-                row[3..TO_FIRST].iter().map(|cell| cell.middle().unwrap_or(0.0)).collect();
-            let entry = values.pop().unwrap_or(0.0);
-            let setup: f64 = values.iter().sum();
-            let run = row[TO_FIRST + 1].middle().unwrap_or(0.0);
-            values.extend([entry, (run - entry).max(0.0)]);
-            let label = match alive {
-                Some(count) if alive != first => format!("{way}, {} alive", show_count(count as u64)),
-                _ => way.clone(),
-            };
-            let note =
-                format!("set-up {setup:.0} + entry {entry:.0} + work {:.0} us", (run - entry).max(0.0));
-            bars.push(Bar { label, values, note, range: None });
+            let more = alive.filter(|_| alive != fewest);
+            let label =
+                more.map_or(way.clone(), |count| format!("{way}, {} alive", show_count(count as u64)));
+            let bar = bar(label, row);
+            if bar.values.iter().sum::<f64>() > SLOW { slow.push(bar) } else { fast.push(bar) }
         }
         let Cell::Text(name) = name else { continue };
-        let segments =
-            ["boot or open", "vm", "vcpu", "memory", "state", "first instruction", "rest of the run"];
-        let segments = segments.map(str::to_owned).to_vec();
-        let heading =
-            format!("{name}: p50 of each phase; the rest of the run is the work, all before it is set-up");
-        panels.push(Panel::Bars(Bars {
-            heading,
-            unit: "us since the request".into(),
-            segments,
-            log: true,
-            bars,
-        }));
+        for (bars, which) in [(slow, "more than a millisecond"), (fast, "a millisecond and less")] {
+            if !bars.is_empty() {
+                panels.push(Panel::Bars(Bars {
+                    heading: format!(
+                        "{name}, ways that take {which}: p50 of each phase, from the request on"
+                    ),
+                    unit: "us".into(),
+                    segments: SEGMENTS.map(str::to_owned).to_vec(),
+                    log: false,
+                    bars,
+                }));
+            }
+        }
     }
     if let Some(peers) = tables.iter().find(|table| table.name == "peers") {
         panels.push(peer::panel(peers, rows.iter().find(|row| row[1] == Cell::text("pooled, kept"))));
     }
     Picture { title: "From the request to a running fork".into(), panels, ..Picture::default() }
+}
+
+/// What a bar is made of: [`PHASES`], the last of them the entry, and the rest of the run.
+const SEGMENTS: [&str; PHASES.len() + 1] =
+    ["boot or open", "vm", "vcpu", "memory", "state", "first instruction", "rest of the run"];
+
+fn bar(label: String, row: &[Cell]) -> Bar {
+    let phases: Vec<f64> = row[3..TO_FIRST].iter().map(|cell| cell.middle().unwrap_or(0.0)).collect();
+    let run = row[TO_FIRST + 1].middle().unwrap_or(0.0);
+    let (values, note) = split(&phases, run);
+    Bar { label, values, note, range: None }
+}
+
+/// The parts of a bar and what is said of them. Stopping behind the first instruction takes a trap, which
+/// may cost more than a whole run: then the entry is not told apart.
+fn split(phases: &[f64], run: f64) -> (Vec<f64>, String) {
+    let (entry, before) = phases.split_last().map_or((0.0, phases), |(entry, before)| (*entry, before));
+    let setup: f64 = before.iter().sum();
+    let mut values = before.to_vec();
+    if entry < run {
+        values.extend([entry, run - entry]);
+        (values, format!("set-up {setup:.0} + entry {entry:.0} + work {:.0} us", run - entry))
+    } else {
+        values.extend([0.0, run]);
+        (values, format!("set-up {setup:.0} + run {run:.0} us, entry included"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "work 0 us" stood behind a reset, whose traced entry costs more than its whole run.
+    #[test]
+    fn an_entry_that_costs_more_than_the_run_is_not_told_apart_from_it() {
+        let told = split(&[0.0, 0.0, 0.0, 2.0, 1.0, 5.0], 20.0);
+        assert_eq!(
+            told,
+            (vec![0.0, 0.0, 0.0, 2.0, 1.0, 5.0, 15.0], "set-up 3 + entry 5 + work 15 us".into())
+        );
+        let (values, note) = split(&[0.0, 0.0, 0.0, 2.0, 1.0, 25.0], 20.0);
+        assert_eq!((values[5], values[6], values.len()), (0.0, 20.0, SEGMENTS.len()));
+        assert_eq!(note, "set-up 3 + run 20 us, entry included");
+    }
+
+    /// Slow ways and fast ones shared one logarithmic axis, over which the parts of a bar say nothing.
+    #[test]
+    fn slow_ways_and_fast_ones_have_linear_axes_of_their_own() {
+        let row = |way: Way, first: f64, run: f64| {
+            let mut row = vec![Cell::text("x"), Cell::text(way.name()), Cell::Number(1.0, 0)];
+            row.extend(
+                PHASES.map(|phase| Cell::Number(if phase == "first" { first } else { run / 10.0 }, 0)),
+            );
+            row.extend([Cell::Blank, Cell::Number(run, 0), Cell::Number(1.0, 0)]);
+            row
+        };
+        let rows = vec![row(Way::Boot, 20.0, 5000.0), row(Way::New, 20.0, 900.0), row(Way::Kept, 20.0, 40.0)];
+        let table = Table { name: "spawn", title: String::new(), columns: columns(), rows };
+        let picture = picture(&[table]);
+        let panels: Vec<&Bars> = picture
+            .panels
+            .iter()
+            .map(|panel| match panel {
+                Panel::Bars(bars) => bars,
+                Panel::Lines(_) => panic!("there are no lines"),
+            })
+            .collect();
+        assert!(panels.iter().all(|panel| !panel.log));
+        let labels: Vec<Vec<&str>> =
+            panels.iter().map(|panel| panel.bars.iter().map(|bar| bar.label.as_str()).collect()).collect();
+        assert_eq!(labels, [vec!["cold boot", "new fork"], vec!["pooled, kept"]]);
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use unifork_vmm::Engine;
 
-use super::super::report::{Cell, Table};
+use super::super::report::{self, Cell, Table};
 use super::super::us;
 use crate::campaign::{self, Campaign, Plan};
 use crate::cmd::{BlameExt as _, Failure, fuzz, machine_failure};
@@ -67,7 +67,7 @@ pub(super) struct Runs {
     pub(super) map_us: f64,
     pub(super) engine_us: f64,
     /// Reset, write and run together, of single executions: p50, p90, p99.
-    single_us: Option<[f64; 3]>,
+    single_us: Option<[Option<f64>; 3]>,
     pages_per_run: f64,
 }
 
@@ -201,11 +201,12 @@ impl Site<'_> {
     }
 }
 
-fn percentiles(sessions: &[Session]) -> Option<[f64; 3]> {
+fn percentiles(sessions: &[Session]) -> Option<[Option<f64>; 3]> {
     let mut samples: Vec<u32> = sessions.iter().flat_map(|one| &one.tally.samples).copied().collect();
     samples.sort_unstable();
     let last = samples.len().checked_sub(1)?;
-    Some([50, 90, 99].map(|percent| f64::from(samples[(last * percent).div_ceil(100)]) / 1e3))
+    let figure = |percent: usize| f64::from(samples[(last * percent).div_ceil(100)]) / 1e3;
+    Some(report::percentiles(samples.len(), figure))
 }
 
 /// All of it; `bare` is the p50 of the bare round trip.
@@ -229,7 +230,7 @@ pub(super) fn table(all: &[Runs], bare: f64) -> Table {
             us(runs.engine_us),
             Cell::Number(100.0 * runs.engine_us / whole.max(f64::MIN_POSITIVE), 0),
             Cell::Number(runs.pages_per_run, 1),
-            runs.single_us.map_or(Cell::Blank, |[p50, ..]| Cell::Number(p50 / bare, 2)),
+            runs.single_us.and_then(|[p50, ..]| p50).map_or(Cell::Blank, |p50| Cell::Number(p50 / bare, 2)),
         ]
     };
     Table {

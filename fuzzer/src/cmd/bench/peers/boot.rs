@@ -76,6 +76,8 @@ pub(in super::super) fn measure(
     if let Some(program) = program.filter(|path| crate::machine::is_elf(path).unwrap_or(false)) {
         // An image is a Linux program that runs the harness on the files it is given.
         let empty = tempfile::NamedTempFile::new().context("cannot make a temporary file").or_host()?;
+        // A name without a slash would be looked for on PATH.
+        let program = std::path::absolute(program).context("cannot tell the current folder").or_host()?;
         add("fork + exec of the image", times(rounds, Command::new(program).arg(empty.path()), 0));
     }
     let mut lacking = Vec::new();
