@@ -48,6 +48,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         Verb::Reset(args) => &args.output,
         Verb::Exec(args) => &args.output,
         Verb::Control(args) => &args.output,
+        Verb::Syscall(args) => &args.output,
     };
     output.check()?;
     match &args.verb {

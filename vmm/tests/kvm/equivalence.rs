@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use unifork_vmm::addr::{Gpa, PAGE_BYTES};
 use unifork_vmm::introspect::{ReadMemory as _, Registers};
+use unifork_vmm::outcome::CrashKind;
 use unifork_vmm::vcpu::VcpuState;
 use unifork_vmm::{Engine, Outcome, Replica, Snapshot};
 
@@ -73,11 +74,7 @@ impl Forks {
         let mut first: Option<Trace> = None;
         for fork in &mut self.forks {
             let trace = run(fork, &round, &self.snapshot)?;
-            self.kinds.insert(match &trace.outcome {
-                Outcome::Crash(crash) => crash.kind.to_string(),
-                Outcome::Done { .. } => "done".into(),
-                other => format!("{other:?}"),
-            });
+            self.kinds.insert(kind_of(&trace.outcome));
             let name = fork.engine();
             match &first {
                 Some(first) => {
@@ -101,6 +98,19 @@ impl Forks {
             host_writes.push((self.programs.ram(rng, bytes.len() as u64), bytes));
         }
         Round { program, host_writes, put_back_twice: rng.random_ratio(1, 16) }
+    }
+}
+
+/// What a run amounts to, whichever code or signal it ended with.
+fn kind_of(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done { .. } => "done".into(),
+        Outcome::Exit { .. } => "exit".into(),
+        Outcome::Timeout => "timeout".into(),
+        Outcome::Crash(crash) => match crash.kind {
+            CrashKind::Signal(_) => "signal".into(),
+            kind => kind.to_string(),
+        },
     }
 }
 
