@@ -218,8 +218,11 @@ fn medians_of(rounds: &[Vec<f64>]) -> Vec<f64> {
     rounds.iter().filter_map(|round| middle(round)).collect()
 }
 
-fn work_table(work: &[(Way, Vec<f64>, Vec<f64>)]) -> Table {
-    let of_native = |of: fn(&(Way, Vec<f64>, Vec<f64>)) -> &Vec<f64>| {
+/// A way, and the times of its rounds inside the program and in all.
+type Work = (Way, Vec<f64>, Vec<f64>);
+
+fn work_table(work: &[Work]) -> Table {
+    let of_native = |of: fn(&Work) -> &Vec<f64>| {
         work.iter().find(|row| row.0 == Way::Native).and_then(|row| middle(of(row)))
     };
     let (inside_native, whole_native) = (of_native(|row| &row.1), of_native(|row| &row.2));
