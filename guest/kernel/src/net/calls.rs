@@ -115,7 +115,15 @@ pub(crate) fn bind(k: &mut Kernel, fd: u64, at: u64, bytes: u64) -> Outcome {
     }
     check_family(socket, &address)?;
     if socket.bound.get() {
-        return Err(Errno::EINVAL);
+        // Linux makes the name before it looks.
+        return Err(match &address {
+            Address::Unix(name) if name.first().is_some_and(|&b| b != 0) => {
+                let start = if name[0] == b'/' { fs::with(k, |fs| fs.root()) } else { k.place.directory };
+                let there = fs::with(k, |fs| fs.lookup(start, name, false)).is_ok();
+                if there { Errno::EADDRINUSE } else { Errno::EINVAL }
+            }
+            _ => Errno::EINVAL,
+        });
     }
     let key = match &mut address {
         Address::Ip { ip, port, .. } => {

@@ -1,19 +1,29 @@
 //! One direction of a stream: bytes between a writer and a reader, either of which may be the host.
 
 use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use unifork_abi::{SEND_BYTES_MAX, ToHost};
 
 use crate::errno::Errno;
 use crate::fd::buffers::Buffers;
+use crate::fd::object::Description;
 use crate::host;
 use crate::sched;
 use crate::user::have_room;
 
+/// Descriptions on their way to another descriptor.
+pub(crate) type Passed = Vec<Rc<Description>>;
+
 /// The direction.
 pub(crate) struct Half {
     bytes: RefCell<VecDeque<u8>>,
+    /// Descriptors that come with a byte: which one, counted from the first ever.
+    passed: RefCell<VecDeque<(u64, Passed)>>,
+    written: Cell<u64>,
+    taken: Cell<u64>,
     /// The writer writes no more.
     ended: Cell<bool>,
     /// The reader reads no more.
@@ -38,6 +48,9 @@ impl Half {
     fn make(handle: u32, to_host: bool) -> Self {
         Self {
             bytes: RefCell::default(),
+            passed: RefCell::default(),
+            written: Cell::new(0),
+            taken: Cell::new(0),
             ended: Cell::new(false),
             closed: Cell::new(false),
             reset: Cell::new(false),
@@ -102,6 +115,7 @@ impl Half {
             return self.reset();
         }
         self.bytes.borrow_mut().extend(data);
+        self.written.set(self.written.get() + data.len() as u64);
         Self::changed(&self.in_edges);
     }
 
@@ -132,6 +146,7 @@ impl Half {
     pub(crate) fn close(&self) {
         self.closed.set(true);
         self.bytes.borrow_mut().clear();
+        let _closed = self.passed.take();
         Self::changed(&self.out_edges);
     }
 
@@ -142,8 +157,9 @@ impl Half {
         }
     }
 
-    /// Puts bytes into `to`; `peek` leaves them there. 0 at the end.
-    pub(crate) fn read(&self, to: &mut Buffers, peek: bool) -> Result<u64, Errno> {
+    /// Puts bytes into `to`, and descriptors that come with the first of them into `passed`; `peek` leaves
+    /// them there. 0 at the end.
+    pub(crate) fn read(&self, to: &mut Buffers, peek: bool, passed: &mut Passed) -> Result<u64, Errno> {
         let mut bytes = self.bytes.borrow_mut();
         if bytes.is_empty() {
             if self.reset.replace(false) {
@@ -151,7 +167,15 @@ impl Half {
             }
             return if self.ended.get() || self.closed.get() { Ok(0) } else { Err(Errno::EAGAIN) };
         }
-        let wanted = usize::try_from(to.left()).unwrap_or(usize::MAX).min(bytes.len());
+        let mut wanted = usize::try_from(to.left()).unwrap_or(usize::MAX).min(bytes.len());
+        let at = self.taken.get();
+        for (with, _) in self.passed.borrow().iter() {
+            // Bytes with descriptors are not read together with those before them.
+            if *with > at {
+                wanted = wanted.min((*with - at) as usize);
+                break;
+            }
+        }
         let (front, back) = bytes.as_slices();
         let first = wanted.min(front.len());
         to.put(&front[..first])?;
@@ -159,6 +183,11 @@ impl Half {
         if !peek {
             bytes.drain(..wanted);
             drop(bytes);
+            self.taken.set(at + wanted as u64);
+            while self.passed.borrow().front().is_some_and(|(with, _)| *with < at + wanted as u64) {
+                let next = self.passed.borrow_mut().pop_front();
+                passed.extend(next.into_iter().flat_map(|(_, passed)| passed));
+            }
             self.give_credit(wanted);
             Self::changed(&self.out_edges);
         }
@@ -175,8 +204,8 @@ impl Half {
         }
     }
 
-    /// Takes bytes out of `from`, as many as there is room for.
-    pub(crate) fn write(&self, from: &mut Buffers) -> Result<u64, Errno> {
+    /// Takes bytes out of `from`, as many as there is room for; `passed` comes with the first.
+    pub(crate) fn write(&self, from: &mut Buffers, passed: Passed) -> Result<u64, Errno> {
         if self.closed.get() || self.ended.get() {
             return Err(Errno::EPIPE);
         }
@@ -188,6 +217,7 @@ impl Half {
             return Err(Errno::EAGAIN);
         }
         have_room(if self.to_host { 64 << 10 } else { room })?;
+        let start = self.written.get();
         let mut piece = [0; 4096];
         let mut done = 0;
         while done < room {
@@ -204,6 +234,10 @@ impl Half {
                 self.bytes.borrow_mut().extend(&piece[..count]);
             }
             done += count;
+        }
+        self.written.set(start + done as u64);
+        if !passed.is_empty() && !self.to_host {
+            self.passed.borrow_mut().push_back((start, passed));
         }
         Self::changed(&self.in_edges);
         Ok(done as u64)

@@ -6,8 +6,10 @@ use crate::Kernel;
 use crate::errno::{Errno, Outcome};
 use crate::fd::buffers::Buffers;
 use crate::fd::object::{Description, O_NONBLOCK};
-use crate::net::address::{Address, Ip};
+use crate::net::address::{AF_UNIX, Address, Ip};
 use crate::net::calls::{ensure_bound, reach, socket_of, wait};
+use crate::net::half::Passed;
+use crate::net::socket::Received;
 use crate::signal::{SIGPIPE, send};
 use crate::user::{read_u32, read_u64, write_u32, write_u64};
 
@@ -17,6 +19,15 @@ const MSG_TRUNC: u32 = 0x20;
 const MSG_DONTWAIT: u32 = 0x40;
 const MSG_WAITALL: u32 = 0x100;
 const MSG_NOSIGNAL: u32 = 0x4000;
+const MSG_CTRUNC: u32 = 8;
+const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
+/// Level and type of a control message: `SOL_SOCKET` and `SCM_*`.
+const SCM_RIGHTS: u64 = 1 << 32 | 1;
+const SCM_CREDENTIALS: u64 = 2 << 32 | 1;
+/// Descriptors in one message, at most.
+const SCM_MAX_FD: u64 = 253;
+/// Bytes of `struct cmsghdr`.
+const CONTROL_HEADER: u64 = 16;
 // `struct msghdr`
 const NAME: u64 = 0;
 const NAME_BYTES: u64 = 8;
@@ -40,6 +51,7 @@ fn send_to(
     from: &mut Buffers,
     flags: u32,
     (name, bytes): (u64, u64),
+    passed: Passed,
 ) -> Outcome {
     let socket = socket_of(description)?;
     if flags & MSG_OOB != 0 {
@@ -65,7 +77,9 @@ fn send_to(
     let before = k.sched.me().call.progress;
     from.skip(before);
     let waits = flags & MSG_DONTWAIT == 0 && !description.has(O_NONBLOCK);
-    match socket.send(from, to) {
+    // Descriptors have gone with the first part.
+    let passed = if before == 0 { passed } else { Passed::new() };
+    match socket.send(from, to, passed) {
         Ok(bytes) if waits && from.left() > 0 && bytes > 0 && socket.is_stream() => {
             let error = wait(k, description, false);
             if error == Errno::EAGAIN {
@@ -90,11 +104,14 @@ fn send_to(
     }
 }
 
-/// What a receive has to tell besides its bytes.
-struct Received {
-    bytes: u64,
-    from: Option<Address>,
-    truncated: bool,
+/// Bytes, and nothing else to tell.
+fn plain(bytes: u64) -> Received {
+    Received { bytes, whole: bytes, ..Received::default() }
+}
+
+/// What a receive returns: with `MSG_TRUNC` the length of the whole datagram.
+fn told(received: &Received, flags: u64) -> u64 {
+    if flags as u32 & MSG_TRUNC != 0 { received.whole.max(received.bytes) } else { received.bytes }
 }
 
 fn receive(
@@ -111,29 +128,26 @@ fn receive(
     let before = k.sched.me().call.progress;
     to.skip(before);
     if to.left() == 0 && before > 0 {
-        return Ok(Received { bytes: before, from: None, truncated: false });
+        return Ok(plain(before));
     }
     match socket.receive(to, peek) {
-        Ok((bytes, _, _))
-            if bytes > 0 && to.left() > 0 && flags & MSG_WAITALL != 0 && socket.is_stream() && !peek =>
+        Ok(Received { bytes, .. })
+            if bytes > 0 && to.left() > 0 && flags & MSG_WAITALL != 0 && !peek && socket.more_may_come() =>
         {
             match later(k, description, flags, true) {
-                Errno::EAGAIN => Ok(Received { bytes: before + bytes, from: None, truncated: false }),
+                Errno::EAGAIN => Ok(plain(before + bytes)),
                 error => {
                     k.sched.me().call.progress = before + bytes;
                     Err(error)
                 }
             }
         }
-        Ok((bytes, whole, from)) => {
-            let told = if flags & MSG_TRUNC != 0 && !socket.is_stream() { whole } else { bytes };
-            Ok(Received { bytes: before + told, from, truncated: whole > bytes })
-        }
+        Ok(received) => Ok(Received { bytes: before + received.bytes, ..received }),
         Err(Errno::EAGAIN) => match later(k, description, flags, true) {
-            Errno::EAGAIN if before > 0 => Ok(Received { bytes: before, from: None, truncated: false }),
+            Errno::EAGAIN if before > 0 => Ok(plain(before)),
             error => Err(error),
         },
-        Err(_) if before > 0 => Ok(Received { bytes: before, from: None, truncated: false }),
+        Err(_) if before > 0 => Ok(plain(before)),
         Err(error) => Err(error),
     }
 }
@@ -142,7 +156,7 @@ fn receive(
 pub(crate) fn sendto(k: &mut Kernel, [fd, from, bytes, flags, name, name_bytes]: [u64; 6]) -> Outcome {
     let description = k.files.get(fd)?;
     socket_of(&description)?;
-    send_to(k, &description, &mut Buffers::one(from, bytes), flags as u32, (name, name_bytes))
+    send_to(k, &description, &mut Buffers::one(from, bytes), flags as u32, (name, name_bytes), Passed::new())
 }
 
 /// `recvfrom`.
@@ -150,26 +164,82 @@ pub(crate) fn recvfrom(k: &mut Kernel, [fd, to, bytes, flags, name, length]: [u6
     let description = k.files.get(fd)?;
     socket_of(&description)?;
     let received = receive(k, &description, &mut Buffers::one(to, bytes), flags as u32)?;
+    let told = told(&received, flags);
     match received.from {
+        Some(Address::Unix(none)) if name != 0 && none.is_empty() => write_u32(length, 0)?,
         Some(from) if name != 0 => from.write(name, length)?,
         // Of a stream nothing is told.
         None if name != 0 && length != 0 => write_u32(length, 0)?,
         _ => {}
     }
-    Ok(received.bytes)
+    Ok(told)
 }
 
-/// `sendmsg`. Descriptors and credentials are not passed on.
+/// The descriptions that a control message passes on; credentials are the only process's anyway.
+fn control(k: &Kernel, at: u64, bytes: u64) -> Result<Passed, Errno> {
+    let mut passed = Passed::new();
+    let mut offset = 0;
+    while at != 0 && offset + CONTROL_HEADER <= bytes {
+        let length = read_u64(at.wrapping_add(offset))?;
+        let kind = read_u64(at.wrapping_add(offset + 8))?;
+        if length < CONTROL_HEADER || length > bytes - offset {
+            return Err(Errno::EINVAL);
+        }
+        match kind {
+            SCM_RIGHTS => {
+                let count = (length - CONTROL_HEADER) / 4;
+                if passed.len() as u64 + count > SCM_MAX_FD {
+                    return Err(Errno::EINVAL);
+                }
+                for i in 0..count {
+                    let fd = read_u32(at.wrapping_add(offset + CONTROL_HEADER + i * 4))?;
+                    passed.push(k.files.get(fd.into())?);
+                }
+            }
+            SCM_CREDENTIALS => {}
+            _ => return Err(Errno::EINVAL),
+        }
+        offset += length.next_multiple_of(8);
+    }
+    Ok(passed)
+}
+
+/// Gives received descriptions numbers, and says which, as far as there is room. Returns the length of
+/// the control message and whether something was left out.
+fn hand_out(k: &mut Kernel, passed: Passed, at: u64, room: u64, flags: u64) -> Result<(u64, bool), Errno> {
+    if passed.is_empty() {
+        return Ok((0, false));
+    }
+    let fits = if at == 0 { 0 } else { room.saturating_sub(CONTROL_HEADER) / 4 };
+    let mut count = 0;
+    let all = passed.len() as u64;
+    for description in passed.into_iter().take(fits as usize) {
+        let Ok(fd) = k.files.add(description, flags as u32 & MSG_CMSG_CLOEXEC != 0, 0) else { break };
+        write_u32(at.wrapping_add(CONTROL_HEADER + count * 4), fd as u32)?;
+        count += 1;
+    }
+    if count == 0 {
+        return Ok((0, true));
+    }
+    write_u64(at, CONTROL_HEADER + count * 4)?;
+    write_u64(at.wrapping_add(8), SCM_RIGHTS)?;
+    Ok(((CONTROL_HEADER + count * 4).next_multiple_of(8).min(room), count < all))
+}
+
+/// The buffers of a message.
+fn parts(vector: u64, count: u64) -> Result<Buffers, Errno> {
+    if count > 1024 { Err(Errno::EMSGSIZE) } else { Buffers::many(vector, count) }
+}
+
+/// `sendmsg`.
 pub(crate) fn sendmsg(k: &mut Kernel, fd: u64, header: u64, flags: u64) -> Outcome {
     let description = k.files.get(fd)?;
-    socket_of(&description)?;
+    let unix = socket_of(&description)?.family == AF_UNIX;
     let word = |offset: u64| read_u64(header.wrapping_add(offset));
-    if word(CONTROL_BYTES)? != 0 && word(CONTROL)? != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
     let name_bytes = u64::from(read_u32(header.wrapping_add(NAME_BYTES))?);
-    let mut from = Buffers::many(word(VECTOR)?, word(VECTOR_COUNT)?)?;
-    send_to(k, &description, &mut from, flags as u32, (word(NAME)?, name_bytes))
+    let mut from = parts(word(VECTOR)?, word(VECTOR_COUNT)?)?;
+    let passed = if unix { control(k, word(CONTROL)?, word(CONTROL_BYTES)?)? } else { Passed::new() };
+    send_to(k, &description, &mut from, flags as u32, (word(NAME)?, name_bytes), passed)
 }
 
 /// `recvmsg`.
@@ -177,17 +247,22 @@ pub(crate) fn recvmsg(k: &mut Kernel, fd: u64, header: u64, flags: u64) -> Outco
     let description = k.files.get(fd)?;
     socket_of(&description)?;
     let word = |offset: u64| read_u64(header.wrapping_add(offset));
-    let mut to = Buffers::many(word(VECTOR)?, word(VECTOR_COUNT)?)?;
-    let name = word(NAME)?;
+    let mut to = parts(word(VECTOR)?, word(VECTOR_COUNT)?)?;
+    let (name, control, room) = (word(NAME)?, word(CONTROL)?, word(CONTROL_BYTES)?);
     let received = receive(k, &description, &mut to, flags as u32)?;
+    let (told, cut) = (told(&received, flags), received.whole > received.bytes);
     let length = header.wrapping_add(NAME_BYTES);
     match received.from {
+        Some(Address::Unix(none)) if name != 0 && none.is_empty() => write_u32(length, 0)?,
         Some(from) if name != 0 => from.write(name, length)?,
-        _ => write_u32(length, 0)?,
+        _ if name != 0 => write_u32(length, 0)?,
+        _ => {}
     }
-    write_u64(header.wrapping_add(CONTROL_BYTES), 0)?;
-    write_u32(header.wrapping_add(FLAGS), if received.truncated { MSG_TRUNC } else { 0 })?;
-    Ok(received.bytes)
+    let (used, lost) = hand_out(k, received.passed, control, room, flags)?;
+    write_u64(header.wrapping_add(CONTROL_BYTES), used)?;
+    let bits = if cut { MSG_TRUNC } else { 0 } | if lost { MSG_CTRUNC } else { 0 };
+    write_u32(header.wrapping_add(FLAGS), bits | flags as u32 & MSG_CMSG_CLOEXEC)?;
+    Ok(told)
 }
 
 /// `sendmmsg`.

@@ -12,7 +12,7 @@ use crate::fd::object::{
     Description, Object, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM, Ready, Stat,
 };
 use crate::net::address::{AF_INET6, AF_UNIX, Address};
-use crate::net::half::Half;
+use crate::net::half::{Half, Passed};
 use crate::net::options::Options;
 use crate::net::{self, Key};
 use crate::sched;
@@ -39,6 +39,18 @@ pub(crate) struct Pending {
 pub(crate) struct Datagram {
     pub(crate) from: Address,
     pub(crate) data: Vec<u8>,
+    pub(crate) passed: Passed,
+}
+
+/// What was received, besides its bytes.
+#[derive(Default)]
+pub(crate) struct Received {
+    /// Bytes that were put into the buffers.
+    pub(crate) bytes: u64,
+    /// Bytes that the datagram had.
+    pub(crate) whole: u64,
+    pub(crate) from: Option<Address>,
+    pub(crate) passed: Passed,
 }
 
 pub(crate) enum State {
@@ -158,9 +170,13 @@ impl Socket {
         }
     }
 
-    /// Receives: bytes of a stream, or a datagram, which is cut to what fits. Says how long it was and
-    /// from whom.
-    pub(crate) fn receive(&self, to: &mut Buffers, peek: bool) -> Result<(u64, u64, Option<Address>), Errno> {
+    /// A stream that the other side has not ended.
+    pub(crate) fn more_may_come(&self) -> bool {
+        self.halves().is_some_and(|(rx, _)| !rx.is_ended())
+    }
+
+    /// Receives: bytes of a stream, or a datagram, which is cut to what fits.
+    pub(crate) fn receive(&self, to: &mut Buffers, peek: bool) -> Result<Received, Errno> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
@@ -168,26 +184,28 @@ impl Socket {
             let Some((rx, _)) = self.halves() else {
                 return Err(if self.family == AF_UNIX { Errno::EINVAL } else { Errno::ENOTCONN });
             };
-            let done = rx.read(to, peek)?;
-            return Ok((done, done, None));
+            let mut passed = Passed::new();
+            let bytes = rx.read(to, peek, &mut passed)?;
+            return Ok(Received { bytes, whole: bytes, from: None, passed });
         }
         let mut mailbox = self.mailbox.borrow_mut();
         let Some(datagram) = mailbox.front() else {
-            return if self.shut.get() & 1 != 0 { Ok((0, 0, None)) } else { Err(Errno::EAGAIN) };
+            return if self.shut.get() & 1 != 0 { Ok(Received::default()) } else { Err(Errno::EAGAIN) };
         };
         let whole = datagram.data.len() as u64;
         let count = datagram.data.len().min(usize::try_from(to.left()).unwrap_or(usize::MAX));
         to.put(&datagram.data[..count])?;
         let from = datagram.from.clone();
+        let mut passed = Passed::new();
         if !peek {
-            mailbox.pop_front();
+            passed = mailbox.pop_front().map(|datagram| datagram.passed).unwrap_or_default();
             sched::event();
         }
-        Ok((count as u64, whole, Some(from)))
+        Ok(Received { bytes: count as u64, whole, from: Some(from), passed })
     }
 
     /// Sends on a stream, or a datagram to `to` or whom it is connected to.
-    pub(crate) fn send(&self, from: &mut Buffers, to: Option<Rc<Self>>) -> Outcome {
+    pub(crate) fn send(&self, from: &mut Buffers, to: Option<Rc<Self>>, passed: Passed) -> Outcome {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
@@ -196,9 +214,9 @@ impl Socket {
         }
         if self.is_stream() {
             let Some((_, tx)) = self.halves() else {
-                return Err(if self.peer.borrow().is_some() { Errno::EPIPE } else { Errno::ENOTCONN });
+                return Err(if self.family == AF_UNIX { Errno::ENOTCONN } else { Errno::EPIPE });
             };
-            return tx.write(from);
+            return tx.write(from, passed);
         }
         let target = match to {
             Some(target) => target,
@@ -226,7 +244,7 @@ impl Socket {
         let mut data = alloc::vec![0; bytes as usize];
         from.take(&mut data)?;
         let from = self.local.borrow().clone();
-        target.mailbox.borrow_mut().push_back(Datagram { from, data });
+        target.mailbox.borrow_mut().push_back(Datagram { from, data, passed });
         target.in_edges.set(target.in_edges.get() + 1);
         sched::event();
         Ok(bytes)
@@ -315,11 +333,11 @@ impl Object for Socket {
         if to.left() == 0 && self.is_stream() {
             return Ok(0);
         }
-        self.receive(to, false).map(|(done, _, _)| done)
+        self.receive(to, false).map(|received| received.bytes)
     }
 
     fn write(&self, _k: &mut Kernel, _to: &Description, _at: Option<u64>, from: &mut Buffers) -> Outcome {
-        self.send(from, None)
+        self.send(from, None, Passed::new())
     }
 
     fn writes_all(&self) -> bool {

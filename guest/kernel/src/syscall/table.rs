@@ -138,8 +138,8 @@ syscalls! {
     43 accept full => |k, [fd, at, length, ..], _| crate::net::calls::accept(k, fd, at, length, 0);
     44 sendto partial("a stream whose reader has gone is EPIPE at once") => |k, args, _| crate::net::message::sendto(k, args);
     45 recvfrom full => |k, args, _| crate::net::message::recvfrom(k, args);
-    46 sendmsg partial("no descriptors or credentials: EOPNOTSUPP") => |k, [fd, header, flags, ..], _| crate::net::message::sendmsg(k, fd, header, flags);
-    47 recvmsg partial("no descriptors or credentials") => |k, [fd, header, flags, ..], _| crate::net::message::recvmsg(k, fd, header, flags);
+    46 sendmsg partial("credentials are not passed on") => |k, [fd, header, flags, ..], _| crate::net::message::sendmsg(k, fd, header, flags);
+    47 recvmsg partial("no credentials") => |k, [fd, header, flags, ..], _| crate::net::message::recvmsg(k, fd, header, flags);
     48 shutdown full => |k, [fd, how, ..], _| crate::net::calls::shutdown(k, fd, how);
     49 bind full => |k, [fd, at, bytes, ..], _| crate::net::calls::bind(k, fd, at, bytes);
     50 listen full => |k, [fd, backlog, ..], _| crate::net::calls::listen(k, fd, backlog);
