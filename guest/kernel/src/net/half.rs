@@ -83,6 +83,11 @@ impl Half {
         self.ended.get() || self.reset.get()
     }
 
+    /// Reading it will fail, once.
+    pub(crate) fn is_reset(&self) -> bool {
+        self.reset.get()
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.get()
     }

@@ -100,6 +100,7 @@ pub(crate) fn set(k: &mut Kernel, [fd, level, name, at, bytes, _]: [u64; 6]) -> 
     let mut options = socket.options.borrow_mut();
     if level == SOL_SOCKET {
         match name {
+            SO_LINGER if (bytes as u32) < 8 => return Err(Errno::EINVAL),
             SO_LINGER => {
                 options.linger = crate::user::read_bytes(at)?;
                 return Ok(0);

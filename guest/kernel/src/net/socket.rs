@@ -313,6 +313,7 @@ impl Object for Socket {
             State::Listening { queue, .. } => ready.mask |= if queue.is_empty() { 0 } else { input },
             State::Connected { rx, tx } => {
                 ready.mask |= if rx.len() > 0 || rx.is_ended() { input } else { 0 };
+                ready.mask |= if rx.is_reset() { POLLERR } else { 0 };
                 ready.mask |= if rx.is_ended() { POLLRDHUP } else { 0 };
                 ready.mask |= if rx.is_ended() && (tx.is_ended() || tx.is_closed()) { POLLHUP } else { 0 };
                 // Linux: when a third of the buffer is free.
