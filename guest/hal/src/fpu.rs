@@ -1,17 +1,21 @@
 //! x87, SSE and AVX state of threads that are not running, and of signal frames.
 //!
-//! The entry code saves x87 and SSE registers on the libOS's stack, for the libOS uses them, and
-//! loads them again on the way out. The upper halves of the AVX registers, and what comes behind
-//! them, stay in the CPU: the libOS is compiled without AVX. So a thread's state is put together
-//! from both, and only when threads are switched or a signal is delivered.
+//! The entry code saves the XMM registers on the libOS's stack, for the libOS uses them, and loads them
+//! again on the way out. All else stays in the CPU: the libOS is compiled without AVX, and does no
+//! floating-point arithmetic. So a thread's state is put together from both, and only when threads are
+//! switched or a signal is delivered.
 
 use core::arch::asm;
 
 use unifork_abi::{KERNEL_STACK_TOP_VA, SyscallFrame};
 
-/// Where the entry code saves x87 and SSE state: below the frame at the top of the libOS's stack.
-const ENTRY_FPU: u64 = KERNEL_STACK_TOP_VA - size_of::<SyscallFrame>() as u64 - 528;
-/// Bytes that `FXSAVE` fills.
+/// Bytes of the XMM registers.
+const XMM_BYTES: usize = 256;
+/// Where the entry code saves them: below the frame at the top of the libOS's stack.
+const ENTRY_XMM: u64 = KERNEL_STACK_TOP_VA - (size_of::<SyscallFrame>() + XMM_BYTES) as u64;
+/// Where they are in the area (SDM volume 1, table 10-2).
+const XMM: usize = 160;
+/// Bytes of the area's legacy region.
 const LEGACY_BYTES: usize = 512;
 /// x87, SSE, AVX and the three parts of AVX-512 (Intel SDM volume 1, 13.1).
 const COMPONENTS: u64 = 0xe7;
@@ -55,8 +59,9 @@ impl Fpu {
             asm!("xsave64 [{}]", in(reg) state.bytes.as_mut_ptr(), in("eax") low, in("edx") high,
                 options(nostack, preserves_flags));
         }
-        // SAFETY: the entry code wrote 512 bytes there, and nothing else refers to them.
-        unsafe { state.bytes.as_mut_ptr().copy_from(ENTRY_FPU as *const u8, LEGACY_BYTES) };
+        let xmm = &mut state.bytes[XMM..XMM + XMM_BYTES];
+        // SAFETY: the entry code wrote so many bytes there, and nothing else refers to them.
+        unsafe { xmm.as_mut_ptr().copy_from(ENTRY_XMM as *const u8, XMM_BYTES) };
         state.set_components();
         state
     }
@@ -75,8 +80,9 @@ impl Fpu {
                 out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
                 options(nostack, preserves_flags));
         }
-        // SAFETY: the entry code's buffer of 512 bytes, which it loads on the way out.
-        unsafe { (ENTRY_FPU as *mut u8).copy_from(self.bytes.as_ptr(), LEGACY_BYTES) };
+        let xmm = &self.bytes[XMM..XMM + XMM_BYTES];
+        // SAFETY: the entry code's buffer of so many bytes, which it loads on the way out.
+        unsafe { (ENTRY_XMM as *mut u8).copy_from(xmm.as_ptr(), XMM_BYTES) };
     }
 
     /// Its bytes, as many as this CPU has components for: what a signal frame carries.

@@ -41,6 +41,8 @@ struct Kernel {
     clock: time::clock::Clock,
     timers: time::timers::Timers,
     posix_timers: time::posix::PosixTimers,
+    // When the next of both rings.
+    next_timer: u64,
     random: process::random::Random,
     signals: signal::action::Signals,
     sched: sched::Scheduler,
@@ -62,6 +64,7 @@ pub fn start() -> (u64, u64) {
             clock: time::clock::Clock::new(info.epoch_ns),
             timers: time::timers::Timers::default(),
             posix_timers: time::posix::PosixTimers::default(),
+            next_timer: u64::MAX,
             random: process::random::Random::new(info.random_seed),
             signals: signal::action::Signals::new(),
             sched: sched::Scheduler::new(),

@@ -20,7 +20,8 @@ pub(crate) mod switch;
 pub(crate) mod thread;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::errno::Errno;
@@ -35,9 +36,10 @@ const THREADS_MAX: usize = 4096;
 
 /// All threads.
 pub(crate) struct Scheduler {
-    // Invariant: `current` is one of them. Every other one is either in `queue` or in `waiting`.
-    threads: BTreeMap<u32, Box<Thread>>,
-    current: u32,
+    // In the order of their ids, which is that of their creation. Invariant: `current` is the place of
+    // one of them. Every other one is either in `queue` or in `waiting`.
+    threads: Vec<Thread>,
+    current: usize,
     // Those that can run, first come first served.
     queue: VecDeque<u32>,
     // Those that wait, in the order they came.
@@ -61,8 +63,8 @@ pub(crate) fn event() {
 impl Scheduler {
     pub(crate) fn new() -> Self {
         Self {
-            threads: BTreeMap::from([(PID, Box::new(Thread::new(PID)))]),
-            current: PID,
+            threads: Vec::from([Thread::new(PID)]),
+            current: 0,
             queue: VecDeque::new(),
             waiting: VecDeque::new(),
             next_wake: u64::MAX,
@@ -74,26 +76,41 @@ impl Scheduler {
 
     /// The thread that runs.
     pub(crate) fn me(&mut self) -> &mut Thread {
-        self.threads.get_mut(&self.current).expect("the running thread exists")
+        &mut self.threads[self.current]
     }
 
     /// Its id.
     pub(crate) fn tid(&self) -> u32 {
-        self.current
+        self.threads[self.current].tid
+    }
+
+    fn find(&self, tid: u32) -> Option<usize> {
+        self.threads.binary_search_by_key(&tid, |thread| thread.tid).ok()
+    }
+
+    /// The thread that ran is gone; another one is about to.
+    pub(crate) fn remove_current(&mut self) {
+        self.threads.remove(self.current);
+        self.current = 0;
+    }
+
+    /// Makes this thread the one that runs.
+    fn set_current(&mut self, tid: u32) {
+        self.current = self.find(tid).expect("a thread that can run exists");
     }
 
     /// The thread with this id.
     pub(crate) fn thread(&mut self, tid: u32) -> Option<&mut Thread> {
-        self.threads.get_mut(&tid).map(|thread| &mut **thread)
+        self.find(tid).map(|at| &mut self.threads[at])
     }
 
     /// All threads, by id.
     pub(crate) fn threads(&self) -> impl Iterator<Item = &Thread> {
-        self.threads.values().map(|thread| &**thread)
+        self.threads.iter()
     }
 
     pub(crate) fn threads_mut(&mut self) -> impl Iterator<Item = &mut Thread> {
-        self.threads.values_mut().map(|thread| &mut **thread)
+        self.threads.iter_mut()
     }
 
     /// Adds a thread that can run, with `context`; its id is the next.
@@ -103,10 +120,12 @@ impl Scheduler {
         }
         let tid = self.next_tid;
         self.next_tid += 1;
-        let mut thread = Box::new(Thread::new(tid));
+        let mut thread = Thread::new(tid);
         thread.context = Some(context);
         self.queue.push_back(tid);
-        Ok(self.threads.entry(tid).or_insert(thread))
+        let at = self.threads.len();
+        self.threads.push(thread);
+        Ok(&mut self.threads[at])
     }
 
     /// Lets the next thread run when the call at hand is over.
@@ -119,7 +138,7 @@ impl Scheduler {
         let Some(at) = self.waiting.iter().position(|&other| other == tid) else { return };
         self.waiting.remove(at);
         self.queue.push_back(tid);
-        if let Some(thread) = self.threads.get_mut(&tid) {
+        if let Some(thread) = self.thread(tid) {
             thread.call.wait = None;
             thread.resume = how;
         }
@@ -132,7 +151,7 @@ impl Scheduler {
         let mut at = 0;
         while at < self.waiting.len() && woken < max {
             let tid = self.waiting[at];
-            if self.threads.get(&tid).is_some_and(|thread| which(&thread.call)) {
+            if self.find(tid).is_some_and(|i| which(&self.threads[i].call)) {
                 self.wake(tid, how);
                 woken += 1;
             } else {
@@ -144,25 +163,27 @@ impl Scheduler {
 
     /// Those that wait for something that `which` names, in the order they came.
     pub(crate) fn waiting_where(&self, which: impl Fn(&Call) -> bool) -> impl Iterator<Item = u32> {
-        let waits = move |tid: &&u32| self.threads.get(tid).is_some_and(|thread| which(&thread.call));
+        let waits = move |tid: &&u32| self.find(**tid).is_some_and(|at| which(&self.threads[at].call));
         self.waiting.iter().filter(waits).copied()
     }
 
     /// Changes what waiting threads wait for; returns how many `f` has changed, at most `max`.
     pub(crate) fn rewait(&mut self, max: u64, mut f: impl FnMut(&mut Wait) -> bool) -> u64 {
         let mut changed = 0;
-        for tid in &self.waiting {
+        for i in 0..self.waiting.len() {
             if changed >= max {
                 break;
             }
-            let wait = self.threads.get_mut(tid).and_then(|thread| thread.call.wait.as_mut());
+            let tid = self.waiting[i];
+            let wait = self.thread(tid).and_then(|thread| thread.call.wait.as_mut());
             changed += u64::from(wait.is_some_and(&mut f));
         }
         changed
     }
 
     fn find_next_wake(&mut self) {
-        let times = self.waiting.iter().filter_map(|tid| self.threads.get(tid)).map(|t| t.call.wakes_at());
+        let times =
+            self.waiting.iter().filter_map(|&tid| self.find(tid)).map(|at| self.threads[at].call.wakes_at());
         self.next_wake = times.min().unwrap_or(u64::MAX);
     }
 }

@@ -122,14 +122,31 @@ impl List {
         self.join_around(at..at + 1);
     }
 
-    /// Takes out what is mapped of `range`, and returns it.
-    pub(crate) fn remove(&mut self, range: &Range<u64>) -> Vec<Mapping> {
-        let mut removed = Vec::new();
-        self.change(range, |mapping| {
-            removed.push(mapping.clone());
-            None
-        });
-        removed
+    /// Takes out what is mapped of `range`. In place, without allocating: what is mapped and unmapped in
+    /// every run should not dirty more pages than it must.
+    pub(crate) fn remove(&mut self, range: &Range<u64>) {
+        let mut at = self.all.partition_point(|m| m.end <= range.start);
+        while let Some(mapping) = self.all.get_mut(at).filter(|m| m.start < range.end) {
+            match (mapping.start < range.start, mapping.end > range.end) {
+                (true, true) => {
+                    let behind = mapping.cut(&(range.end..mapping.end));
+                    mapping.end = range.start;
+                    self.all.insert(at + 1, behind);
+                    return;
+                }
+                (true, false) => {
+                    mapping.end = range.start;
+                    at += 1;
+                }
+                (false, true) => {
+                    *mapping = mapping.cut(&(range.end..mapping.end));
+                    return;
+                }
+                (false, false) => {
+                    self.all.remove(at);
+                }
+            }
+        }
     }
 
     /// Changes what is mapped of `range`: `f` makes of each piece what it is from now on, or nothing.

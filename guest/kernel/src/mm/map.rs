@@ -102,6 +102,8 @@ fn fixed(start: u64, bytes: u64) -> Result<Range<u64>, Errno> {
         return Err(Errno::EINVAL);
     }
     let range = start..start.checked_add(bytes).filter(|&end| end <= ADDRESSES_END).ok_or(Errno::ENOMEM)?;
+    // Not over the heap: musl asks for a page without access there, once for each time that the heap grows
+    // from nothing, does without when it cannot have it, and every run would pay for clearing it.
     if MM.with(|mm| inside(&range, &mm.above_heap())) { Ok(range) } else { Err(Errno::ENOMEM) }
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn exit_thread(k: &mut Kernel, code: u64) -> Outcome {
     if clear_tid != 0 && write_u32(clear_tid, 0).is_ok() {
         futex::wake_all_of(k, clear_tid, 1);
     }
-    k.sched.threads.remove(&tid);
+    k.sched.remove_current();
     Err(Errno::GONE)
 }
 

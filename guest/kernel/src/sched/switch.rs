@@ -79,7 +79,9 @@ impl Kernel {
 
     /// Wakes whoever waits for what has happened.
     fn settle(&mut self) {
-        if EVENT.swap(false, Ordering::Relaxed) {
+        // Not a swap: that is a locked instruction, in every call.
+        if EVENT.load(Ordering::Relaxed) {
+            EVENT.store(false, Ordering::Relaxed);
             self.sched.wake_where(u64::MAX, Resume::Retry, |call| call.wait == Some(Wait::Event));
         }
         self.ring_alarms();
@@ -88,8 +90,9 @@ impl Kernel {
     /// Wakes whoever waits for the time that it is, and sends the signals of timers.
     fn ring_alarms(&mut self) {
         let now = self.clock.now();
-        if now >= self.next_timer() {
+        if now >= self.next_timer {
             self.expire_timers();
+            self.find_next_timer();
         }
         if now >= self.sched.next_wake {
             self.sched.wake_where(u64::MAX, Resume::Retry, |call| call.wakes_at() <= now);
@@ -97,8 +100,9 @@ impl Kernel {
         }
     }
 
-    fn next_timer(&self) -> u64 {
-        self.timers.next().min(self.posix_timers.next())
+    /// Notes when the next timer rings: after every change of one.
+    pub(crate) fn find_next_timer(&mut self) {
+        self.next_timer = self.timers.next().min(self.posix_timers.next());
     }
 
     fn turn_is_over(&mut self) -> bool {
@@ -111,7 +115,7 @@ impl Kernel {
     fn set_aside(&mut self, frame: &SyscallFrame, resume: Resume) {
         let context = Context::save(frame);
         let sched = &mut self.sched;
-        let tid = sched.current;
+        let tid = sched.tid();
         let thread = sched.me();
         thread.context = Some(context);
         thread.resume = resume;
@@ -140,7 +144,7 @@ impl Kernel {
                 None => self.idle(),
             }
         };
-        self.sched.current = tid;
+        self.sched.set_current(tid);
         let thread = self.sched.me();
         if let Some(context) = thread.context.take() {
             context.load(frame);
@@ -158,7 +162,7 @@ impl Kernel {
     /// Nothing can run: lets time pass.
     fn idle(&mut self) {
         self.sched.find_next_wake();
-        let next = self.sched.next_wake.min(self.next_timer());
+        let next = self.sched.next_wake.min(self.next_timer);
         if crate::host::is_awaited() {
             let now = self.clock.now();
             let elapsed = crate::host::exchange(if next == u64::MAX { next } else { next - now.min(next) });

@@ -1,5 +1,7 @@
 //! What a process does about each signal.
 
+use alloc::boxed::Box;
+
 use crate::Kernel;
 use crate::errno::{Errno, Outcome};
 use crate::signal::pending::Pending;
@@ -39,7 +41,8 @@ pub(crate) enum Does {
 
 /// The process's part of signals; the rest is each thread's.
 pub(crate) struct Signals {
-    actions: [Action; SIGNALS],
+    // Apart from the rest: they are hardly ever written.
+    actions: Box<[Action; SIGNALS]>,
     // Those with a handler.
     handled: u64,
     /// Sent to the process, for any thread that does not hold them off.
@@ -50,7 +53,12 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn new() -> Self {
-        Self { actions: [Action::default(); SIGNALS], handled: 0, pending: Pending::new(), fatal: None }
+        Self {
+            actions: Box::new([Action::default(); SIGNALS]),
+            handled: 0,
+            pending: Pending::new(),
+            fatal: None,
+        }
     }
 
     pub(crate) fn action(&self, signal: u32) -> Action {

@@ -5,7 +5,7 @@ use unifork_hal::{Exception, SyscallFrame, signalled, signalled_by_fault};
 use crate::Kernel;
 use crate::errno::{Errno, Outcome};
 use crate::sched::switch::forget;
-use crate::sched::thread::Resume;
+use crate::sched::thread::{Resume, Thread};
 use crate::signal::action::{Does, SA_RESTART};
 use crate::signal::pending::Info;
 use crate::signal::send::SI_KERNEL;
@@ -22,11 +22,18 @@ pub(crate) fn finish_call(k: &mut Kernel, outcome: Outcome, frame: &mut SyscallF
     if ready != 0 {
         return finish_with_signals(k, outcome, frame);
     }
-    if let Some(before) = me.blocked_before.take() {
-        me.blocked = before;
-    }
+    restore_mask(me);
     set_result(outcome, me.call.progress, frame);
     forget(&mut me.call);
+}
+
+/// Ends what `sigsuspend`, `ppoll` and their like hold off. Writes nothing when there is nothing to end:
+/// the page would be one more that a batch has to put back.
+fn restore_mask(me: &mut Thread) {
+    if let Some(before) = me.blocked_before {
+        me.blocked = before;
+        me.blocked_before = None;
+    }
 }
 
 fn set_result(outcome: Outcome, progress: u64, frame: &mut SyscallFrame) {
@@ -69,9 +76,7 @@ fn finish_with_signals(k: &mut Kernel, outcome: Outcome, frame: &mut SyscallFram
         set_result(outcome, call.progress, frame);
     }
     let me = k.sched.me();
-    if let Some(before) = me.blocked_before.take() {
-        me.blocked = before;
-    }
+    restore_mask(me);
     forget(&mut me.call);
 }
 

@@ -139,6 +139,7 @@ pub(crate) fn settime(k: &mut Kernel, id: u64, flags: u64, new: u64, old: u64) -
     timer.next = (value > 0).then_some(at);
     timer.interval = interval;
     timer.overrun = 0;
+    k.find_next_timer();
     if old != 0 {
         write_interval(old, before)?;
     }
@@ -162,6 +163,7 @@ pub(crate) fn getoverrun(k: &mut Kernel, id: u64) -> Outcome {
 pub(crate) fn delete(k: &mut Kernel, id: u64) -> Outcome {
     k.posix_timers.get(id)?;
     k.posix_timers.0[id as u32 as usize] = None;
+    k.find_next_timer();
     Ok(0)
 }
 

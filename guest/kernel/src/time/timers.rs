@@ -68,6 +68,7 @@ pub(crate) fn setitimer(k: &mut Kernel, which: u64, new: u64, old: u64) -> Outco
     let now = k.clock.look();
     let before = k.timers.setting(which, now);
     k.timers.timers[which] = Timer { next: (value > 0).then(|| now.saturating_add(value)), interval };
+    k.find_next_timer();
     if old != 0 {
         write_setting(old, before)?;
     }
@@ -87,6 +88,7 @@ pub(crate) fn alarm(k: &mut Kernel, seconds: u64) -> Outcome {
     let [_, left] = k.timers.setting(0, now);
     let value = u64::from(seconds as u32).saturating_mul(SECOND_NS);
     k.timers.timers[0] = Timer { next: (value > 0).then(|| now.saturating_add(value)), interval: 0 };
+    k.find_next_timer();
     // To the nearest second, but never 0 while it ran.
     let rounded = (left + SECOND_NS / 2) / SECOND_NS;
     Ok(if left > 0 { rounded.max(1) } else { 0 })
