@@ -173,6 +173,18 @@ static void intervals(void)
     line("the timer came: %d", alarms);
     CALL("timer_gettime", SYS_timer_gettime, timer, &set);
     CALL("timer_getoverrun", SYS_timer_getoverrun, timer);
+    sigset_t mask;
+    sigemptyset(&mask);
+    sigaddset(&mask, SIGALRM);
+    NEED(sigprocmask(SIG_BLOCK, &mask, NULL) == 0);
+    set.it_value.tv_nsec = set.it_interval.tv_nsec = 10000000;
+    NEED(RAW(SYS_timer_settime, timer, 0, &set, NULL) == 0 && usleep(105000) == 0);
+    siginfo_t info;
+    CALL("a timer's signal is pending once", SYS_rt_sigtimedwait, &mask, &info, &hour, 8);
+    line("it tells of the others: %d, code %d", info.si_overrun >= 9 && info.si_overrun < 1000, info.si_code);
+    TRUE("timer_getoverrun counts them", RAW(SYS_timer_getoverrun, timer) >= 9);
+    memset(&set, 0, sizeof set);
+    NEED(RAW(SYS_timer_settime, timer, 0, &set, NULL) == 0 && sigprocmask(SIG_UNBLOCK, &mask, NULL) == 0);
     CALL("timer_delete", SYS_timer_delete, timer);
     CALL("timer_delete again", SYS_timer_delete, timer);
     how.sigev_notify = 99;

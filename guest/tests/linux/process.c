@@ -5,6 +5,7 @@
 #include "check.h"
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/sysinfo.h>
@@ -120,6 +121,12 @@ static void machine(void)
     CALL("sched_get_priority_max other", SYS_sched_get_priority_max, SCHED_OTHER);
     CALL("sched_get_priority_max unknown", SYS_sched_get_priority_max, 99);
     CALL("sched_yield", SYS_sched_yield);
+    struct timespec slice = { 9, 9 };
+    CALL("sched_rr_get_interval", SYS_sched_rr_get_interval, 0, &slice);
+    TRUE("a slice is short", slice.tv_sec == 0 && slice.tv_nsec < 1000000000);
+    CALL("sched_rr_get_interval nobody", SYS_sched_rr_get_interval, 0x3ffffff, &slice);
+    CALL("sched_rr_get_interval negative", SYS_sched_rr_get_interval, -1, &slice);
+    CALL("sched_rr_get_interval bad address", SYS_sched_rr_get_interval, 0, BAD);
     CALL("getpriority", SYS_getpriority, PRIO_PROCESS, 0);
     CALL("getpriority unknown", SYS_getpriority, 9, 0);
     CALL("getpriority nobody", SYS_getpriority, PRIO_PROCESS, 0x3ffffff);

@@ -191,7 +191,7 @@ pub(crate) fn ctl(k: &mut Kernel, set: u64, operation: u64, fd: u64, event: u64)
     }
     let set = holder.as_a::<Epoll>().filter(|_| holder.id != target.id).ok_or(Errno::EINVAL)?;
     let inner = target.as_a::<Epoll>();
-    if events & EXCLUSIVE != 0 && (operation == CTL_MOD || inner.is_some()) {
+    if events & EXCLUSIVE != 0 && (operation == CTL_MOD || events & ONESHOT != 0 || inner.is_some()) {
         return Err(Errno::EINVAL);
     }
     let key = (fd as u32, target.id);

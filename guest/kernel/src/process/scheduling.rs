@@ -120,6 +120,14 @@ pub(crate) fn setpriority(k: &mut Kernel, which: u64, who: u64, nice: u64) -> Ou
     Ok(0)
 }
 
+/// `sched_rr_get_interval`: what Linux gives a thread that shares a CPU; here it keeps it until it waits.
+pub(crate) fn rr_get_interval(k: &mut Kernel, tid: u64, to: u64) -> Outcome {
+    const SLICE_NS: u64 = 4_000_000;
+    exists(k, tid)?;
+    write_bytes(to, &[0u64.to_le_bytes(), SLICE_NS.to_le_bytes()].concat())?;
+    Ok(0)
+}
+
 /// `membarrier`: with one CPU every system call is one.
 pub(crate) fn membarrier(command: u64, flags: u64) -> Outcome {
     if flags as u32 != 0 {

@@ -4,6 +4,9 @@ use alloc::vec::Vec;
 
 use crate::signal::bit;
 
+/// `si_code` of a signal that a timer sent. include/uapi/asm-generic/siginfo.h
+pub(crate) const SI_TIMER: i32 = -2;
+
 /// First real-time signal: from here on each one sent is delivered.
 const SIGRTMIN: u32 = 32;
 /// Pending ones at most, as Linux's `RLIMIT_SIGPENDING`.
@@ -59,6 +62,11 @@ impl Pending {
         self.list.push(info);
         self.set |= bit(info.signal);
         true
+    }
+
+    /// The signal of timer `id`, if it has not been delivered yet.
+    pub(crate) fn of_timer(&mut self, id: u32) -> Option<&mut Info> {
+        self.list.iter_mut().find(|info| info.code == SI_TIMER && info.words[0] as u32 == id)
     }
 
     /// Takes the one of `wanted` that is delivered first: those of exceptions, then the lowest

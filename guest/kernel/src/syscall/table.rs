@@ -211,6 +211,7 @@ syscalls! {
     145 sched_getscheduler partial("no real-time policies") => |k, [tid, ..], _| crate::process::scheduling::getscheduler(k, tid);
     146 sched_get_priority_max full => |_, [policy, ..], _| crate::process::scheduling::priority_bound(policy, 99);
     147 sched_get_priority_min full => |_, [policy, ..], _| crate::process::scheduling::priority_bound(policy, 1);
+    148 sched_rr_get_interval stub("always 4 ms; a thread runs until it waits") => |k, [tid, to, ..], _| crate::process::scheduling::rr_get_interval(k, tid, to);
     203 sched_setaffinity full => |k, [tid, bytes, from, ..], _| crate::process::scheduling::setaffinity(k, tid, bytes, from);
     204 sched_getaffinity full => |k, [tid, bytes, to, ..], _| crate::process::scheduling::getaffinity(k, tid, bytes, to);
     309 getcpu full => |_, [cpu, node, ..], _| crate::process::machine::getcpu(cpu, node);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::Kernel;
 use crate::errno::{Errno, Outcome};
 use crate::sched::PID;
-use crate::signal::pending::Info;
+use crate::signal::pending::{Info, SI_TIMER};
 use crate::signal::{number, send};
 use crate::time::clock::{is_wall, read_interval, write_interval};
 use crate::user::{have_room, read_words, write_u32};
@@ -14,7 +14,6 @@ use crate::user::{have_room, read_words, write_u32};
 const SIGEV_SIGNAL: u32 = 0;
 const SIGEV_NONE: u32 = 1;
 const SIGEV_THREAD_ID: u32 = 4;
-const SI_TIMER: i32 = -2;
 const SIGALRM: u32 = 14;
 const TIMER_ABSTIME: u64 = 1;
 const TIMERS_MAX: usize = 4096;
@@ -70,9 +69,19 @@ impl Kernel {
                 0 => None,
                 interval => Some(next.saturating_add((missed + 1).saturating_mul(interval))),
             };
-            timer.overrun = missed;
             let Some(notice) = timer.notice else { continue };
-            let about = missed.min(i32::MAX as u64) << 32 | id as u64;
+            let pending = match notice.tid {
+                Some(tid) => self.sched.thread(tid).map(|thread| &mut thread.pending),
+                None => Some(&mut self.signals.pending),
+            };
+            // A signal that is still on its way is not sent again: it tells how often it should have been.
+            if let Some(sent) = pending.and_then(|pending| pending.of_timer(id as u32)) {
+                timer.overrun = timer.overrun.saturating_add(missed + 1);
+                sent.words[0] = about(id, timer.overrun);
+                continue;
+            }
+            timer.overrun = missed;
+            let about = about(id, missed);
             let info = Info { signal: notice.signal, code: SI_TIMER, words: [about, notice.value] };
             let _full = match notice.tid {
                 Some(tid) => send::to_thread(self, tid, info),
@@ -80,6 +89,11 @@ impl Kernel {
             };
         }
     }
+}
+
+/// What `si_timerid` and `si_overrun` are made of.
+fn about(id: usize, overrun: u64) -> u64 {
+    overrun.min(i32::MAX as u64) << 32 | id as u64
 }
 
 /// `timer_create`.
