@@ -85,7 +85,9 @@ fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
         ..MachineConfig::default()
     };
     let outside = Outside { root: root.as_ref(), services: Some(&mut services) };
-    let boot = machine::boot_with(&kvm, image, &config, outside).map_err(super::machine_failure)?;
+    let mut boot = machine::boot_with(&kvm, image, &config, outside).map_err(super::machine_failure)?;
+    // Served, and counted for harnesses: that it makes nothing fault may hide a bug of theirs.
+    boot.unserved.retain(|(number, _)| *number != libc::SYS_mprotect as u64);
     services.finish();
     let (sentence, status) = match &boot.end {
         BootEnd::Snapshot(_) => {

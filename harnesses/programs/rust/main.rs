@@ -114,6 +114,8 @@ fn sockets() -> std::io::Result<()> {
 
 fn main() {
     let start = Instant::now();
+    // The usual message has the thread's number in it.
+    std::panic::set_hook(Box::new(|info| eprintln!("panic: {info}")));
     let mut counts: HashMap<String, usize> = HashMap::new();
     for word in "the quick brown fox jumps over the lazy dog the end".split(' ') {
         *counts.entry(word.to_owned()).or_default() += 1;
