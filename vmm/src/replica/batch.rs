@@ -14,7 +14,7 @@ use unifork_abi::{BATCH_MAX, Control, GOLDEN_VA, HotPage, Hypercall, RunState};
 use super::{Phase, Replica, ReplicaError};
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::outcome::Outcome;
-use crate::reset::{Engine, ResetStats};
+use crate::reset::{Engine, Mutation, ResetStats};
 use crate::vm::Event;
 use crate::windows;
 
@@ -128,7 +128,7 @@ impl Replica {
         if taken == 0 {
             return Ok(Ran { taken, end: Some(BatchEnd::Complete) });
         }
-        let hot_count = self.resetter.hot().pages().len() as u64;
+        let hot_count = self.resetter.planted.hot_count(self.resetter.hot().pages().len() as u64);
         let plan = &self.snapshot.info().windows;
         let before = Control {
             count: taken as u64,
@@ -152,7 +152,7 @@ impl Replica {
             return Ok(BatchReport { taken, end: BatchEnd::Complete, reset: ResetStats::default() });
         }
         let reset = self.put_back(taken > 1)?;
-        let spoiled = reset.cold > 0 && taken > 1;
+        let spoiled = reset.cold > 0 && taken > 1 && !self.resetter.planted.is(Mutation::TrustBatch);
         let end = match end {
             Some(end) if !spoiled => end,
             _ => {
@@ -227,7 +227,8 @@ impl Replica {
                     self.hot_published = false;
                     break;
                 };
-                let entry = HotPage { page: page.0, golden: GOLDEN_VA + gpa.0 };
+                let entry =
+                    HotPage { page: page.0, golden: self.resetter.planted.golden(i, GOLDEN_VA + gpa.0) };
                 windows::set_hot(&mut self.vm.memory, plan, i, entry);
             }
         }

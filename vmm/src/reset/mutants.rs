@@ -1,9 +1,12 @@
 //! Planted mistakes, so that the soundness tests can be tested themselves.
 //!
-//! Each is one way in which a tracked reset could be wrong. With the feature `mutants`, which only
+//! Each is one way in which a tracked reset, or a batch, could be wrong. With the feature `mutants`, which only
 //! the tests turn on, one of them can be planted in a fork; without it, asking for one is a constant
 //! `false`, and nothing of this is left in the program.
 
+use unifork_abi::GOLDEN_VA;
+
+use crate::addr::PAGE_BYTES;
 use crate::vcpu::{CoreState, Vcpu};
 
 /// A mistake.
@@ -23,6 +26,13 @@ pub enum Mutation {
     KeepEvents,
     /// DR6 is left as a #DB set it.
     KeepDebug,
+    /// The page that became hot last is kept from the guest, which puts pages back within a batch.
+    HideHotPage,
+    /// The guest is told to put every second hot page back from another's snapshot: the machine's tables,
+    /// which are like no page of a program. (One page may be dead between two runs, as a stack is.)
+    WrongGolden,
+    /// Pages that a batch dirtied and did not put back are no reason to throw it away.
+    TrustBatch,
 }
 
 /// What is planted in one fork.
@@ -54,6 +64,16 @@ impl Planted {
     /// `word` of a log of dirty pages, as it is taken to be.
     pub(crate) fn misread(&self, word: u64) -> u64 {
         if self.is(Mutation::SkipPage) && word.count_ones() > 1 { word & (word - 1) } else { word }
+    }
+
+    /// How many of `right` hot pages the guest is told of.
+    pub(crate) fn hot_count(&self, right: u64) -> u64 {
+        right.saturating_sub(u64::from(self.is(Mutation::HideHotPage)))
+    }
+
+    /// Where the guest is told to put hot page number `index` back from.
+    pub(crate) fn golden(&self, index: usize, right: u64) -> u64 {
+        if self.is(Mutation::WrongGolden) && index % 2 == 1 { GOLDEN_VA + PAGE_BYTES } else { right }
     }
 
     /// The registers and events to load instead of `right`, given those that the run left in `vcpu`.
