@@ -223,6 +223,7 @@ fn open_and_check_later(
     let elf = is_elf(path)?;
     let kvm = Arc::new(Kvm::open()?);
     if !elf {
+        crate::signals::name_at_sigbus(path);
         let (snapshot, check) =
             Snapshot::open_and_check_later(path).map_err(|source| damaged(path, source))?;
         return Ok((Machine { kvm, snapshot, boot: None, check: Check::default() }, Some(check)));

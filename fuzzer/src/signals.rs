@@ -1,6 +1,12 @@
-//! SIGINT, SIGTERM and SIGHUP: a flag that the run loop reads, so that a campaign ends whole.
+//! SIGINT, SIGTERM and SIGHUP: a flag that the run loop reads, so that a campaign ends whole. SIGBUS: a
+//! snapshot file that was cut off under the program.
 
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cmd::Blame;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -30,4 +36,32 @@ pub(crate) fn catch() {
         // 2. The handler does nothing but an atomic store and `_exit`.
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     }
+}
+
+/// What is said when a mapped snapshot file turns out to be shorter than it was.
+static CUT_OFF: OnceLock<Vec<u8>> = OnceLock::new();
+
+/// From here on, SIGBUS says that `file`, whose memory is mapped, was changed, and ends the program: the
+/// forks' memory is gone, and there is nothing to go back to. Only the first file is named.
+pub(crate) fn name_at_sigbus(file: &Path) {
+    extern "C" fn on_sigbus(_: libc::c_int) {
+        if let Some(text) = CUT_OFF.get() {
+            // SAFETY: `write` is async-signal-safe, and the text is never changed again.
+            unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+        }
+        // SAFETY: `_exit` is async-signal-safe.
+        unsafe { libc::_exit(Blame::Host as libc::c_int) };
+    }
+    let help = b" was changed while it was in use\n  help: replace snapshot files, as `unifork snapshot` does; never write into them\n";
+    let text = [b"unifork: ", file.as_os_str().as_bytes(), help].concat();
+    if CUT_OFF.set(text).is_err() {
+        return;
+    }
+    // SAFETY: all-zero is a valid `sigaction`: no flags, an empty mask, no restorer.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_sigbus as extern "C" fn(libc::c_int) as usize;
+    // SAFETY:
+    // 1. `action` lives across the call, and the old action is not asked for.
+    // 2. The handler reads a constant, and does nothing but `write` and `_exit`.
+    unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
 }

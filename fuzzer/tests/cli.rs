@@ -2,10 +2,11 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::process::Stdio;
 
-use common::{image, run, text};
+use common::{Ran, image, run, text, unifork};
 
 /// The help texts are part of the interface; `UNIFORK_UPDATE_HELP=1` writes them anew.
 #[test]
@@ -200,6 +201,32 @@ fn a_damaged_snapshot_file_ends_a_campaign_however_short_it_is() {
         let ran = run(&args).expect(2);
         assert!(ran.stderr.contains("x.snap") && ran.stderr.contains("damaged"), "{}", ran.stderr);
     }
+}
+
+/// A snapshot file was cut off under a running campaign, which died of SIGBUS without a word.
+#[test]
+fn a_snapshot_file_cut_off_under_a_campaign_is_named() {
+    let image = image("planted/noop");
+    let dir = tempfile::tempdir().unwrap();
+    let (snap, output) = (dir.path().join("x.snap"), dir.path().join("campaign"));
+    run(&["snapshot", text(&image), "-o", text(&snap)]).expect(0);
+    let seeds = image.with_extension("seeds");
+    let args = [
+        "fuzz",
+        text(&snap),
+        "--output",
+        text(&output),
+        "--seeds",
+        text(&seeds),
+        "--for",
+        "60s",
+        "--no-batch",
+    ];
+    let child = unifork(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    common::wait_until("the first input", || !common::names(&output.join("queue")).is_empty());
+    File::options().write(true).open(&snap).unwrap().set_len(0).unwrap();
+    let ran = Ran::new(&args, child.wait_with_output().unwrap()).expect(3);
+    assert!(ran.stderr.contains("x.snap was changed while it was in use"), "{}", ran.stderr);
 }
 
 #[test]

@@ -22,7 +22,8 @@ Example:
   unifork snapshot info sqlite.snap
 
 `fuzz` and `repro` take the file in place of the image. It belongs to this build of unifork and to
-hosts with the same CPU features; take it again on another.
+hosts with the same CPU features; take it again on another. It is mapped while it is in use: replace
+it as this command does, and never write into it.
 Exit codes: 0 done; 2 bad input; 3 the host failed."
 )]
 pub(crate) struct Args {
