@@ -136,12 +136,12 @@ fn check_random(program: &str, seeds: std::ops::RangeInclusive<u32>) {
 
 #[test]
 fn random_files() {
-    check_random("random_files", 1..=4);
+    check_random("random_files", 1..=16);
 }
 
 #[test]
 fn random_memory() {
-    check_random("random_memory", 1..=4);
+    check_random("random_memory", 1..=16);
 }
 
 /// What `exit`, the end of the last thread and fatal signals leave behind.

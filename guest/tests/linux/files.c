@@ -105,6 +105,10 @@ static void reading_and_writing(void)
     CALL("pread at the end", SYS_pread64, fd, bytes, 3, 10);
     CALL("pread far behind the end", SYS_pread64, fd, bytes, 3, 1L << 40);
     CALL("pread negative", SYS_pread64, fd, bytes, 3, -1);
+    CALL("pread negative, of nothing", SYS_pread64, 77, bytes, 3, -1);
+    CALL("pwrite negative, to nothing", SYS_pwrite64, 77, bytes, 3, -1);
+    CALL("preadv negative, of nothing", SYS_preadv, 77, BAD, 3, -1, -1);
+    CALL("pread of nothing", SYS_pread64, 77, bytes, 3, 0);
     CALL("pwrite", SYS_pwrite64, fd, "AB", 2, 12);
     CALL("pwrite negative", SYS_pwrite64, fd, "AB", 2, -1);
     CALL("pread over the hole", SYS_pread64, fd, bytes, 14, 0);

@@ -23,15 +23,13 @@ pub(crate) fn readv(k: &mut Kernel, fd: u64, vector: u64, count: u64) -> Outcome
 
 /// `pread64`.
 pub(crate) fn pread(k: &mut Kernel, fd: u64, to: u64, bytes: u64, at: u64) -> Outcome {
-    let from = k.files.get(fd)?;
-    let at = position(&from, at)?;
+    let (from, at) = positioned(k, fd, at)?;
     read_from(k, &from, Some(at), &mut Buffers::one(to, bytes))
 }
 
 /// `preadv`, and `preadv2` without flags.
 pub(crate) fn preadv(k: &mut Kernel, fd: u64, vector: u64, count: u64, at: u64) -> Outcome {
-    let from = k.files.get(fd)?;
-    let at = position(&from, at)?;
+    let (from, at) = positioned(k, fd, at)?;
     may(from.may_read())?;
     read_from(k, &from, Some(at), &mut Buffers::many(vector, count)?)
 }
@@ -51,15 +49,13 @@ pub(crate) fn writev(k: &mut Kernel, fd: u64, vector: u64, count: u64) -> Outcom
 
 /// `pwrite64`.
 pub(crate) fn pwrite(k: &mut Kernel, fd: u64, from: u64, bytes: u64, at: u64) -> Outcome {
-    let to = k.files.get(fd)?;
-    let at = position(&to, at)?;
+    let (to, at) = positioned(k, fd, at)?;
     write_to(k, &to, Some(at), &mut Buffers::one(from, bytes))
 }
 
 /// `pwritev`, and `pwritev2` without flags.
 pub(crate) fn pwritev(k: &mut Kernel, fd: u64, vector: u64, count: u64, at: u64) -> Outcome {
-    let to = k.files.get(fd)?;
-    let at = position(&to, at)?;
+    let (to, at) = positioned(k, fd, at)?;
     may(to.may_write())?;
     write_to(k, &to, Some(at), &mut Buffers::many(vector, count)?)
 }
@@ -80,11 +76,13 @@ pub(crate) fn pwritev2(k: &mut Kernel, fd: u64, vector: u64, count: u64, at: u64
     if at == u64::MAX { writev(k, fd, vector, count) } else { pwritev(k, fd, vector, count, at) }
 }
 
-fn position(description: &Description, at: u64) -> Result<u64, Errno> {
+/// A description with positions, and one of them. A negative one is found out first, as on Linux.
+fn positioned(k: &mut Kernel, fd: u64, at: u64) -> Result<(Rc<Description>, u64), Errno> {
     if at > i64::MAX as u64 {
         return Err(Errno::EINVAL);
     }
-    if description.object.has_positions() { Ok(at) } else { Err(Errno::ESPIPE) }
+    let description = k.files.get(fd)?;
+    if description.object.has_positions() { Ok((description, at)) } else { Err(Errno::ESPIPE) }
 }
 
 fn may(allowed: bool) -> Result<(), Errno> {
