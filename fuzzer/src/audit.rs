@@ -8,12 +8,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use unifork_vmm::{BatchEnd, BatchRun, Engine, Kvm, Outcome, Replica, Snapshot, Space};
+use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Kvm, Outcome, Replica, Snapshot, Space};
 
 use crate::campaign::CampaignError;
 
 /// Differences described at most; all are counted.
 const DESCRIBED_MAX: usize = 20;
+/// A batch that is thrown away is repeated so often: it may be the first after the hot set was forgotten.
+const SPOILED_TRIES: u32 = 3;
 
 /// Makes every so many runs again.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(crate) struct Auditor {
     pub(crate) audits: u64,
     /// Those that differed.
     pub(crate) differences: u64,
+    /// Runs of batches that should have been made again, where the repetition was thrown away.
+    pub(crate) skipped: u64,
     // Inputs that differ from new fork to new fork: the harness's own doing.
     unrepeatable: u64,
 }
@@ -53,6 +57,7 @@ impl Auditor {
             runs: Vec::new(),
             audits: 0,
             differences: 0,
+            skipped: 0,
             unrepeatable: 0,
         }
     }
@@ -77,32 +82,68 @@ impl Auditor {
         self.compare(input, &seen, "by itself")
     }
 
-    /// Audits a batch: runs it again with nothing filtered out, up to one of its inputs, and that
-    /// input in a new fork.
+    /// Audits every `every`th of `live`, the runs of a batch of `inputs` that has just been made after
+    /// `runs` others: what the batch said of it, and a repetition of the batch up to it, against a run
+    /// in a new fork.
     pub(crate) fn batch<'a>(
         &mut self,
         runs: u64,
         replica: &mut Replica,
         inputs: impl Iterator<Item = &'a [u8]> + Clone,
+        live: &[BatchRun],
     ) -> Result<(), CampaignError> {
-        self.due = runs + self.every;
-        let count = inputs.clone().count();
-        if count < 2 {
-            return Ok(());
+        // The repetitions overwrite the coverage of the batch.
+        let mut due: Vec<(usize, BatchRun, Option<Vec<u8>>)> = Vec::new();
+        for (at, run) in live.iter().enumerate() {
+            if self.due(runs + at as u64 + 1) {
+                self.due = runs + at as u64 + 1 + self.every;
+                due.push((at, *run, run.slot.map(|slot| replica.batch_counters(slot).to_vec())));
+            }
         }
-        // Late runs have more before them that could have gone wrong.
-        let at = count - 1 - usize::try_from(self.audits % (count as u64 - 1)).unwrap_or(0);
-        let Some(input) = inputs.clone().nth(at) else { return Ok(()) };
-        let first = inputs.take(at + 1);
-        let (report, pages) = replica.run_batch_and_look(first, self.deadline, &mut self.runs)?;
-        if report.taken <= at || report.end != BatchEnd::Complete {
-            // Nothing that the campaign would have believed, or more than fits at once.
-            return Ok(());
+        for (at, run, counters) in due {
+            let Some(input) = inputs.clone().nth(at) else { continue };
+            let outcome = Outcome::Done { code: run.code };
+            let Some(seen) = self.repeat(replica, inputs.clone().take(at + 1), at)? else {
+                self.skipped += 1;
+                continue;
+            };
+            let news = counters.unwrap_or_else(|| seen.counters.clone());
+            let filtered = run.slot.is_none() && at > 0 && replica.is_news(&news);
+            if seen.outcome != outcome || seen.counters != news || filtered {
+                let live = Seen { outcome, counters: news, pages: seen.pages.clone() };
+                self.differ(input, &live, &seen, "in a batch, which was then repeated");
+            }
+            self.compare(input, &seen, "in a batch")?;
         }
-        let Some(BatchRun { code, slot: Some(slot) }) = self.runs.get(at).copied() else { return Ok(()) };
-        let seen =
-            Seen { outcome: Outcome::Done { code }, counters: replica.batch_counters(slot).to_vec(), pages };
-        self.compare(input, &seen, "in a batch")
+        Ok(())
+    }
+
+    /// Runs a batch again, with nothing filtered out; what its last run was. `None` when it cannot be
+    /// told, because the hot set is being learned.
+    fn repeat<'a>(
+        &mut self,
+        replica: &mut Replica,
+        inputs: impl Iterator<Item = &'a [u8]> + Clone,
+        at: usize,
+    ) -> Result<Option<Seen>, CampaignError> {
+        let time = BatchTime::each(self.deadline);
+        for _ in 0..SPOILED_TRIES {
+            // A batch of one has no counters of its own: it is run twice.
+            let twice = inputs.clone().take(usize::from(at == 0)).chain(inputs.clone());
+            let (report, pages) = replica.run_batch_and_look(twice, time, &mut self.runs)?;
+            match (report.end, self.runs.last()) {
+                (BatchEnd::Complete, Some(&BatchRun { code, slot: Some(slot) })) => {
+                    let counters = replica.batch_counters(slot).to_vec();
+                    return Ok(Some(Seen { outcome: Outcome::Done { code }, counters, pages }));
+                }
+                (BatchEnd::Stopped { outcome, .. }, _) => {
+                    let counters = counters(replica);
+                    return Ok(Some(Seen { outcome: *outcome, counters, pages }));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     fn compare(&mut self, input: &[u8], seen: &Seen, how: &str) -> Result<(), CampaignError> {
@@ -127,11 +168,15 @@ impl Auditor {
             }
             return Ok(());
         }
+        self.differ(input, seen, &exact, how);
+        Ok(())
+    }
+
+    fn differ(&mut self, input: &[u8], seen: &Seen, exact: &Seen, how: &str) {
         self.differences += 1;
         if self.differences <= DESCRIBED_MAX as u64 {
-            eprintln!("unifork: AUDIT FAILED: {}", describe(input, seen, &exact, how));
+            eprintln!("unifork: AUDIT FAILED: {}", describe(input, seen, exact, how));
         }
-        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use unifork_vmm::{BatchEnd, BatchRun, Replica};
+use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Replica};
 
 use crate::campaign::CampaignError;
 
@@ -12,6 +12,13 @@ const RUNS_MAX: usize = 1024;
 const RUNS_SEEDED: usize = 64;
 /// An exit may cost this share of a batch, as one over it.
 const EXIT_SHARE: u32 = 50;
+/// A batch may take this many deadlines in all, so that limits and signals are seen in time.
+const BUDGET: u32 = 2;
+/// Of this many batches, so many may be thrown away: with more, there are none for a while.
+const SPOILED_OF: u32 = 32;
+const SPOILED_MAX: u32 = 8;
+/// So many inputs are run one by one then.
+const PAUSE: usize = 8192;
 
 /// How many runs a batch has, and how that went.
 #[derive(Debug)]
@@ -28,6 +35,10 @@ pub(crate) struct Batcher {
     pub(crate) batches: u64,
     /// Batches that had to be thrown away.
     pub(crate) spoiled: u64,
+    // Of the last few batches: how many there were, and how many were thrown away.
+    recent: (u32, u32),
+    // Inputs that are still to be run one by one, since batches do not pay at present.
+    paused: usize,
 }
 
 impl Batcher {
@@ -43,6 +54,27 @@ impl Batcher {
             batched: 0,
             batches: 0,
             spoiled: 0,
+            recent: (0, 0),
+            paused: 0,
+        }
+    }
+
+    /// Whether `inputs` more are to be run one by one: each run of this harness dirties other pages, so
+    /// that most batches are thrown away.
+    pub(crate) fn is_paused(&mut self, inputs: usize) -> bool {
+        let paused = self.paused > 0;
+        self.paused = self.paused.saturating_sub(inputs);
+        paused
+    }
+
+    fn note(&mut self, spoiled: bool) {
+        self.recent.0 += 1;
+        self.recent.1 += u32::from(spoiled);
+        if self.recent.1 > SPOILED_MAX {
+            self.paused = PAUSE;
+            self.recent = (0, 0);
+        } else if self.recent.0 == SPOILED_OF {
+            self.recent = (0, 0);
         }
     }
 
@@ -61,8 +93,11 @@ impl Batcher {
         interesting: &mut Vec<usize>,
     ) -> Result<Dealt, CampaignError> {
         interesting.clear();
-        let report = replica.run_batch(inputs, deadline, true, &mut self.runs)?;
+        // A seeded campaign is the same however fast the host is, so only deadlines cut it short.
+        let budget = if self.fixed { Duration::MAX } else { deadline * BUDGET };
+        let report = replica.run_batch(inputs, BatchTime { deadline, budget }, true, &mut self.runs)?;
         self.batches += 1;
+        self.note(report.end == BatchEnd::Spoiled);
         let news = |(i, run): (usize, &BatchRun)| (run.slot.is_some() && run.code != -1).then_some(i);
         interesting.extend(self.runs.iter().enumerate().filter_map(news));
         self.batched += self.runs.len() as u64;
@@ -85,6 +120,11 @@ impl Batcher {
             }
         };
         Ok(Dealt { reset_pages: report.reset.pages as u64, ..dealt })
+    }
+
+    /// The runs of the last batch that can be relied on, from its first on.
+    pub(crate) fn runs(&self) -> &[BatchRun] {
+        &self.runs
     }
 
     /// Learns from a batch of `runs` that took `time`.

@@ -23,7 +23,8 @@ use libafl::feedbacks::Feedback as _;
 use libafl::fuzzer::{Evaluator as _, ExecuteInputResult, Fuzzer as _, NopInputFilter, StdFuzzer};
 use libafl::inputs::{BytesInput, BytesInputConverter};
 use libafl::mutators::{
-    HavocScheduledMutator, SingleChoiceScheduledMutator, havoc_mutations, tokens_mutations,
+    HavocScheduledMutator, I2SRandReplace, I2SRandReplaceBinonly, Mutator, SingleChoiceScheduledMutator,
+    havoc_mutations, tokens_mutations,
 };
 use libafl::observers::ObserversTuple as _;
 use libafl::stages::{StagesTuple, StdMutationalStage, StdPowerMutationalStage};
@@ -49,6 +50,7 @@ use crate::seeds::Seed;
 use crate::signals;
 use crate::stage::batch::{BatchMutationalStage, Iterations};
 use crate::stage::calibrate::Calibrate;
+use crate::stage::compare::{Optional, ReplaceOperand, Replacements, TraceStage, Tracer};
 use crate::triage::{Probe, Triage};
 use crate::units::{plural, show_count};
 
@@ -74,6 +76,12 @@ const SINGLE_MAX: NonZero<usize> = NonZero::new(256).expect("it is not zero");
 /// 100,000 executions.
 const HAVOC_STACK_POW: usize = 4;
 
+/// Mutants of a new entry that LibAFL's input-to-state mutators make, for each of its comparisons, and in
+/// all at least and at most: they choose at random.
+const RANDOM_EACH: usize = 2;
+const RANDOM_MIN: usize = 64;
+const RANDOM_MAX: usize = 1024;
+
 /// Exits measured before the first batch, to size it.
 const EXIT_SAMPLES: usize = 200;
 
@@ -89,6 +97,7 @@ pub(crate) struct Campaign {
     state_path: PathBuf,
     seeds: Vec<Seed>,
     stored: Vec<Stored>,
+    tracer: Option<Tracer>,
     /// Said before the first line of figures.
     pub(crate) notes: Vec<String>,
 }
@@ -168,6 +177,8 @@ impl Campaign {
         let auditor = plan
             .audit
             .map(|every| Auditor::new(plan.kvm.clone(), plan.snapshot.clone(), plan.deadline, every));
+        let tracer =
+            plan.comparisons.then(|| Tracer::new(plan.kvm.clone(), plan.snapshot.clone(), plan.deadline));
         let triage = Triage::new(&plan.snapshot);
         let deadline = plan.deadline;
         let parts = Parts {
@@ -194,6 +205,7 @@ impl Campaign {
             state_path,
             seeds: plan.seeds,
             stored,
+            tracer,
             notes,
         })
     }
@@ -252,16 +264,45 @@ impl Campaign {
         let single = SingleChoiceScheduledMutator::new(mutations());
         let havoc = HavocScheduledMutator::with_max_stack_pow(mutations(), HAVOC_STACK_POW);
         let calibrate = Calibrate::new(self.clock, self.last.clone());
+        let (trace, each, random) = self.comparison_stages();
         if self.executor.batcher.is_some() {
             let single = BatchMutationalStage::new(single, Iterations::UpTo(SINGLE_MAX));
             let havoc = BatchMutationalStage::new(havoc, Iterations::Power);
-            return self.fuzz(tuple_list!(calibrate, single, havoc));
+            return self.fuzz(tuple_list!(calibrate, trace, each, random, single, havoc));
         }
         self.fuzz(tuple_list!(
             calibrate,
+            trace,
+            each,
+            random,
             StdMutationalStage::with_max_iterations(single, SINGLE_MAX),
             StdPowerMutationalStage::new(havoc),
         ))
+    }
+
+    /// Sees what a new entry compares with what, and puts one where the other is; nothing when the
+    /// campaign does without.
+    #[expect(clippy::type_complexity, reason = "LibAFL's stages are types")]
+    fn comparison_stages(
+        &mut self,
+    ) -> (
+        Optional,
+        BatchMutationalStage<ReplaceOperand>,
+        BatchMutationalStage<impl Mutator<BytesInput, State> + use<>>,
+    ) {
+        let replacements = Replacements::default();
+        let trace = |tracer| TraceStage::new(tracer, self.last.clone(), replacements.clone());
+        let trace = Optional(self.tracer.take().map(trace));
+        let each = BatchMutationalStage::new(
+            ReplaceOperand::new(replacements.clone()),
+            Iterations::Replacements(replacements),
+        );
+        let random = SingleChoiceScheduledMutator::new(tuple_list!(
+            I2SRandReplace::new(),
+            I2SRandReplaceBinonly::new()
+        ));
+        let iterations = Iterations::Comparisons { each: RANDOM_EACH, range: (RANDOM_MIN, RANDOM_MAX) };
+        (trace, each, BatchMutationalStage::new(random, iterations))
     }
 
     fn fuzz<S>(&mut self, mut stages: S) -> Result<(), CampaignError>

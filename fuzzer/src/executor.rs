@@ -63,6 +63,8 @@ pub(crate) struct Tally {
     /// Runs made again in a new fork, and those that were not the same.
     pub(crate) audits: u64,
     pub(crate) audit_differences: u64,
+    /// Audits that were due and could not be made.
+    pub(crate) audits_skipped: u64,
 }
 
 impl Tally {
@@ -244,7 +246,8 @@ impl ReplicaExecutor {
         inputs: &[BytesInput],
         interesting: &mut Vec<usize>,
     ) -> Result<usize, CampaignError> {
-        let Some(batcher) = &mut self.batcher else {
+        let paused = self.batcher.as_mut().is_none_or(|batcher| batcher.is_paused(inputs.len()));
+        let Some(batcher) = self.batcher.as_mut().filter(|_| !paused) else {
             interesting.clear();
             interesting.extend(0..inputs.len());
             return Ok(inputs.len());
@@ -264,14 +267,15 @@ impl ReplicaExecutor {
         let dealt = batcher.run(&mut self.replica, bytes, self.deadline, interesting)?;
         self.now = Instant::now();
         batcher.adapt(dealt.runs, self.now - start);
+        let before_runs = self.tally.runs;
         self.tally.runs += dealt.runs as u64;
         self.tally.reset_pages += dealt.reset_pages;
         self.tally.resetting += start - before;
         self.tally.running += self.now - start;
         *state.executions_mut() += dealt.runs as u64;
-        if let Some(auditor) = self.auditor.as_mut().filter(|auditor| auditor.due(self.tally.runs)) {
+        if let Some(auditor) = &mut self.auditor {
             let bytes = inputs.iter().map(BytesInput::mutator_bytes);
-            auditor.batch(self.tally.runs, &mut self.replica, bytes)?;
+            auditor.batch(before_runs, &mut self.replica, bytes, batcher.runs())?;
         }
         if self.monitor.due(self.now) {
             self.take_figures();
@@ -294,6 +298,7 @@ impl ReplicaExecutor {
         if let Some(auditor) = &self.auditor {
             self.tally.audits = auditor.audits;
             self.tally.audit_differences = auditor.differences;
+            self.tally.audits_skipped = auditor.skipped;
         }
     }
 

@@ -68,6 +68,9 @@ pub(crate) struct Figures {
     pub(crate) audits: u64,
     #[serde(default)]
     pub(crate) audit_differences: u64,
+    /// Audits that were due and could not be made.
+    #[serde(default)]
+    pub(crate) audits_skipped: u64,
 }
 
 impl Figures {
@@ -263,6 +266,7 @@ impl Monitor {
             spoiled: tally.spoiled,
             audits: tally.audits,
             audit_differences: tally.audit_differences,
+            audits_skipped: tally.audits_skipped,
         }
     }
 }

@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use unifork_abi::INPUT_VA;
 use unifork_harnesses::BuildRequest;
+use unifork_vmm::introspect::ReadMemory as _;
+use unifork_vmm::tree::ROOT;
 use unifork_vmm::{
-    BatchEnd, BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Snapshot, Space,
+    Advance, BatchEnd, BatchTime, BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica,
+    Snapshot, SnapshotTree, Space,
 };
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -74,7 +78,7 @@ fn in_batches(replica: &mut Replica, inputs: &[Vec<u8>], rng: &mut StdRng) -> Ve
         let rest = &inputs[results.len()..];
         let size = rng.random_range(1..200).min(rest.len());
         let batch = rest[..size].iter().map(Vec::as_slice);
-        let report = replica.run_batch(batch, DEADLINE, false, &mut runs).unwrap();
+        let report = replica.run_batch(batch, BatchTime::each(DEADLINE), false, &mut runs).unwrap();
         if report.taken == 1 {
             // A batch of one stores nothing.
             results.push(None);
@@ -192,7 +196,7 @@ fn corpus_and_coverage_are_those_of_the_one_by_one_path() {
             batched.novelty_mut().copy_from_slice(&thresholds);
             let size = rng.random_range(2..200).min(inputs.len() - done);
             let batch = inputs[done..done + size].iter().map(Vec::as_slice);
-            let report = batched.run_batch(batch, DEADLINE, true, &mut runs).unwrap();
+            let report = batched.run_batch(batch, BatchTime::each(DEADLINE), true, &mut runs).unwrap();
             let mut news: Vec<usize> =
                 runs.iter().enumerate().filter(|(_, run)| run.slot.is_some()).map(|(n, _)| n).collect();
             let dealt = match report.end {
@@ -257,4 +261,125 @@ fn x87_sse_and_avx_state_and_flags_are_put_back_before_every_run() {
             assert_eq!(run.outcome, entered, "{engine}, in a batch");
         }
     }
+}
+
+#[test]
+fn segment_selectors_are_put_back_before_every_run() {
+    let (kvm, snapshot) = frozen(&image_of("selectors.c"));
+    for engine in Engine::ALL {
+        let mut replica = Replica::spawn(&kvm, &snapshot, engine).unwrap();
+        let entered = replica.run(b"", DEADLINE).unwrap();
+        for _ in 0..20 {
+            assert_eq!(replica.run(b"load them", DEADLINE).unwrap(), entered, "{engine}");
+        }
+        // The thread is the same, and so are its selectors unless somebody loads them.
+        let mut fresh = Replica::spawn(&kvm, &snapshot, engine).unwrap();
+        assert_eq!(fresh.run(b"", DEADLINE).unwrap(), entered, "{engine}, in a new fork");
+        let inputs = vec![b"load them".to_vec(); 50];
+        let results = in_batches(&mut replica, &inputs, &mut StdRng::seed_from_u64(3));
+        let vouched: Vec<&Run> = results.iter().flatten().collect();
+        assert!(engine != Engine::HotSet || !vouched.is_empty());
+        assert!(vouched.iter().all(|run| run.outcome == entered), "{engine}, in a batch");
+    }
+}
+
+/// Runs `inputs` as one batch, the hot set known already.
+fn one_batch(replica: &mut Replica, inputs: &[&[u8]], time: BatchTime) -> (BatchEnd, usize) {
+    let mut runs = Vec::new();
+    loop {
+        let report = replica.run_batch(inputs.iter().copied(), time, false, &mut runs).unwrap();
+        if report.reset.cold == 0 {
+            return (report.end, runs.len());
+        }
+    }
+}
+
+/// Milliseconds that `input` takes by itself.
+fn time_of(replica: &mut Replica, input: &[u8]) -> Duration {
+    let start = std::time::Instant::now();
+    assert_eq!(replica.run(input, DEADLINE).unwrap(), Outcome::Done { code: 0 });
+    start.elapsed()
+}
+
+#[test]
+fn a_run_that_takes_its_deadline_does_not_pass_in_a_batch_either() {
+    let (kvm, snapshot) = frozen(&image_of("sleeper.c"));
+    let mut replica = Replica::spawn(&kvm, &snapshot, Engine::HotSet).unwrap();
+    let slow = time_of(&mut replica, &[100]);
+    // Well between one and two deadlines.
+    let time = BatchTime::each(slow * 10 / 13);
+    for at in 0..3 {
+        let mut inputs: [&[u8]; 4] = [&[1]; 4];
+        inputs[at] = &[100];
+        let (end, vouched) = one_batch(&mut replica, &inputs, time);
+        assert_eq!(vouched, at, "{end:?}");
+        let BatchEnd::Stopped { at: stopped, outcome } = end else { panic!("{end:?}") };
+        assert_eq!((stopped, *outcome), (at, Outcome::Timeout));
+    }
+    // Together they may take longer than one deadline...
+    let (end, vouched) = one_batch(&mut replica, &[&[60], &[60], &[60]], BatchTime::each(slow * 4));
+    assert_eq!((end, vouched), (BatchEnd::Complete, 3));
+    // ...and not longer than the batch's budget.
+    let budget = BatchTime { deadline: slow, budget: slow };
+    let (end, vouched) = one_batch(&mut replica, &[&[60], &[60], &[60], &[60]], budget);
+    let BatchEnd::Stopped { at, .. } = end else { panic!("{end:?}") };
+    assert!(at < 3 && vouched == at, "{at}");
+}
+
+#[test]
+fn a_batch_whose_guest_rewrites_its_records_is_thrown_away() {
+    let (kvm, snapshot) = frozen(&image_of("sleeper.c"));
+    let mut replica = Replica::spawn(&kvm, &snapshot, Engine::HotSet).unwrap();
+    let good: [&[u8]; 3] = [&[1], &[2], &[1]];
+    assert_eq!(one_batch(&mut replica, &good, BatchTime::each(DEADLINE)), (BatchEnd::Complete, 3));
+    let bad: [&[u8]; 3] = [&[251], &[2], &[1]];
+    assert_eq!(one_batch(&mut replica, &bad, BatchTime::each(DEADLINE)), (BatchEnd::Spoiled, 0));
+}
+
+#[test]
+fn a_harness_whose_every_run_dirties_another_page_is_not_held_up_by_batches() {
+    let image = image_of("scatter.c");
+    let dir = tempfile::tempdir().unwrap();
+    let seeds = dir.path().join("seeds");
+    std::fs::create_dir(&seeds).unwrap();
+    std::fs::write(seeds.join("a"), "some words").unwrap();
+    let output = dir.path().join("out");
+    let args = ["--json", "fuzz", common::text(&image), "--seeds", common::text(&seeds), "--execs", "40000"];
+    let more = ["--seed", "1", "--memory", "96M", "--audit", "500", "--output", common::text(&output)];
+    let summary = common::run(&[&args[..], &more[..]].concat()).expect(0).json()["summary"].clone();
+    let figure = |name: &str| summary[name].as_u64().unwrap();
+    assert!(figure("spoiled") > 5, "the harness does what its name says: {summary}");
+    assert!(figure("spoiled") < 100, "batches went on: {summary}");
+    assert!(figure("audits") > 0 && figure("audit_differences") == 0, "{summary}");
+}
+
+#[test]
+fn the_input_of_a_tree_node_is_gone_for_runs_from_the_root() {
+    let (kvm, snapshot) = frozen(&image_of("twice.c"));
+    let mut tree = SnapshotTree::new(snapshot.clone(), u64::MAX);
+    let mut replica = Replica::spawn(&kvm, &snapshot, Engine::HotSet).unwrap();
+    let end = INPUT_VA + (64 << 10);
+    let byte = |replica: &Replica| {
+        let mut byte = [0];
+        assert!(replica.read(end - 2048, &mut byte));
+        byte[0]
+    };
+    let long = vec![b'c'; 4000];
+    assert_eq!(replica.begin(&long, DEADLINE).unwrap(), Advance::Checkpoint);
+    let node = tree.take(&mut replica, ROOT).unwrap();
+    assert!(tree.own_bytes(node).unwrap() < 200 << 10, "{:?}", tree.own_bytes(node));
+    for _ in 0..2 {
+        tree.go(&mut replica, ROOT).unwrap();
+        assert_eq!(replica.begin(b"s", DEADLINE).unwrap(), Advance::Ended(Outcome::Done { code: 0 }));
+        assert_eq!(byte(&replica), 0, "at the root");
+        tree.go(&mut replica, node).unwrap();
+        assert_eq!(byte(&replica), b'c', "at the node");
+    }
+    // A longer input than the node's leaves nothing at the node.
+    tree.go(&mut replica, ROOT).unwrap();
+    replica.begin(&vec![b'd'; 9000], DEADLINE).unwrap();
+    tree.go(&mut replica, node).unwrap();
+    let mut below = [1; 4000];
+    assert!(replica.read(end - 8000, &mut below));
+    assert_eq!(below, [0; 4000]);
 }

@@ -251,3 +251,25 @@ fn audits_of_live_campaigns_find_every_run_as_it_is_in_a_new_fork() {
         assert_eq!(figure("batches") == 0, how == "--no-batch", "{name} {how}");
     }
 }
+
+#[test]
+fn comparisons_lead_through_magic_numbers_lengths_sums_and_words() {
+    let image = image("planted/comparisons");
+    let fuzz = |how: &[&str], execs: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["--json", "fuzz", text(&image), "--output", text(dir.path()), "--seed", "1"];
+        let limits = ["--execs", execs, "--until", "finding"];
+        let ran = run(&[&args[..], &limits[..], how].concat());
+        (ran, names(&dir.path().join("findings")))
+    };
+    for how in [&[][..], &["--no-batch"]] {
+        let (ran, found) = fuzz(how, "3000000");
+        let summary = ran.expect(0).json()["summary"].clone();
+        println!("{how:?}: {} executions", summary["execs"]);
+        assert!(found.len() == 1 && found[0].starts_with("null-write-"), "{how:?}: {found:?}");
+    }
+    // Without them there is no way through: 2^64 to 1 against the first number alone.
+    let (ran, found) = fuzz(&["--no-comparisons"], "300000");
+    ran.expect(1);
+    assert_eq!(found, Vec::<String>::new());
+}

@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use unifork_harnesses::Manifest;
 use unifork_vmm::{
-    BatchEnd, BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Snapshot, Space,
+    BatchEnd, BatchTime, BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Snapshot, Space,
 };
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -176,7 +176,8 @@ fn a_batch_leaves_behind_what_its_last_run_alone_would() {
                 batched.run(input, DEADLINE).unwrap();
             }
             let all = inputs.iter().map(Vec::as_slice);
-            let (report, pages) = batched.run_batch_and_look(all, DEADLINE, &mut runs).unwrap();
+            let (report, pages) =
+                batched.run_batch_and_look(all, BatchTime::each(DEADLINE), &mut runs).unwrap();
             let good = report.end == BatchEnd::Complete && report.taken == inputs.len();
             assert_eq!(batched.differing_pages(), Vec::<u64>::new(), "{name}, round {round}: memory");
             if !good {

@@ -34,6 +34,21 @@ pub use toolchain::Toolchain;
 
 use objects::{Job, Objects};
 
+/// What the user's sources are compiled with: counters and comparisons. The functions that compare are
+/// called rather than expanded, so that the runtime sees their operands.
+const COVERAGE: [&str; 10] = [
+    "-fsanitize-coverage=inline-8bit-counters,pc-table,trace-cmp",
+    "-fno-builtin-memcmp",
+    "-fno-builtin-bcmp",
+    "-fno-builtin-strcmp",
+    "-fno-builtin-strncmp",
+    "-fno-builtin-strcasecmp",
+    "-fno-builtin-strncasecmp",
+    "-fno-builtin-strstr",
+    "-fno-builtin-strcasestr",
+    "-fno-builtin-memmem",
+];
+
 /// The extensions of C++ sources; `.c` is C and `.s` and `.S` are assembler.
 const CXX_EXTENSIONS: [&str; 5] = ["cc", "cpp", "cxx", "c++", "C"];
 
@@ -300,7 +315,7 @@ pub fn build(request: &BuildRequest) -> Result<Built, BuildError> {
         };
         let mut arguments = toolchain.compile_flags(source.unwrap_or(Language::C));
         if source.is_some() {
-            arguments.push("-fsanitize-coverage=inline-8bit-counters,pc-table".into());
+            arguments.extend(COVERAGE.map(str::to_owned));
         }
         arguments.extend(["-isystem".into(), runtime.include.display().to_string()]);
         arguments.extend(unit.flags.iter().cloned());

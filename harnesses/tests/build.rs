@@ -115,8 +115,13 @@ fn counters_have_pages_of_their_own_with_gnu_ld_too() {
     let mut link = clang();
     link.args(["-O1", "-static", "-no-pie", "-fno-pie", "-fuse-ld=bfd", "-Wno-unused-command-line-argument"])
         .arg(&object);
-    for file in ["assert.c", "driver.c", "image.c", "sancov.c", "standalone.c"] {
+    for file in ["assert.c", "compare.c", "driver.c", "image.c", "sancov.c", "standalone.c"] {
         link.arg(runtime.join(file));
+    }
+    for name in
+        ["memcmp", "bcmp", "strcmp", "strncmp", "strcasecmp", "strncasecmp", "strstr", "strcasestr", "memmem"]
+    {
+        link.arg(format!("-Wl,--wrap={name}"));
     }
     let image = project.path("bfd.img");
     link.arg(format!("-Wl,-T,{}", runtime.join("counters.ld").display())).arg("-o").arg(&image);

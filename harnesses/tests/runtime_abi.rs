@@ -30,6 +30,11 @@ fn constants_are_the_same_in_c_and_in_rust() {
     assert_eq!(number("UF_SYS_UNIFORK_ASSERT"), unifork_abi::SYS_UNIFORK_ASSERT);
     assert_eq!(number("UF_INPUT_ALIGN"), unifork_abi::INPUT_ALIGN);
     assert_eq!(number("UF_PAGE_BYTES"), unifork_abi::PAGE_BYTES);
+    assert_eq!(number("UF_COMPARISONS_VA"), unifork_abi::COMPARISONS_VA);
+    assert_eq!(number("UF_COMPARISONS_MAX"), unifork_abi::COMPARISONS_MAX as u64);
+    assert_eq!(number("UF_COMPARISONS_PER_SITE_MAX"), u64::from(unifork_abi::COMPARISONS_PER_SITE_MAX));
+    assert_eq!(number("UF_COMPARISON_SITES"), unifork_abi::COMPARISON_SITES as u64);
+    assert_eq!(number("UF_COMPARISON_BYTES"), unifork_abi::COMPARISON_BYTES as u64);
     let magic = format!("{}\0", define("UF_IMAGE_MAGIC").trim_matches('"'));
     assert_eq!(magic.as_bytes(), unifork_abi::IMAGE_MAGIC);
 }
@@ -38,7 +43,7 @@ fn constants_are_the_same_in_c_and_in_rust() {
 #[test]
 fn layouts_are_the_same_in_c_and_in_rust() {
     use std::mem::offset_of;
-    use unifork_abi::{ImageHeader, Vector};
+    use unifork_abi::{Comparison, ComparisonLog, ImageHeader, Vector};
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/runtime/abi.h");
     let text = fs::read_to_string(path).unwrap();
     for (what, value) in [
@@ -49,6 +54,11 @@ fn layouts_are_the_same_in_c_and_in_rust() {
         ("sizeof(struct uf_image_header)", size_of::<ImageHeader>()),
         ("offsetof(struct uf_image_header, abi_version)", offset_of!(ImageHeader, abi_version)),
         ("offsetof(struct uf_image_header, flags)", offset_of!(ImageHeader, flags)),
+        ("sizeof(struct uf_comparison_log)", size_of::<ComparisonLog>()),
+        ("offsetof(struct uf_comparison_log, sites)", offset_of!(ComparisonLog, sites)),
+        ("sizeof(struct uf_comparison)", size_of::<Comparison>()),
+        ("offsetof(struct uf_comparison, kind)", offset_of!(Comparison, kind)),
+        ("offsetof(struct uf_comparison, left)", offset_of!(Comparison, left)),
     ] {
         let assertion = format!("_Static_assert({what} == {value},");
         assert!(text.contains(&assertion), "abi.h does not say {assertion}");

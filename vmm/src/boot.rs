@@ -14,6 +14,7 @@ use unifork_abi::{
 
 use crate::addr::{Gpa, PAGE_BYTES, to_page_end};
 use crate::caps::Kvm;
+use crate::comparisons;
 use crate::direct::DirectCalls;
 use crate::elf::{Counters, GuestImage, ImageError};
 use crate::faults::FaultDoors;
@@ -199,6 +200,11 @@ pub fn boot_with(
     write_at(&mut memory, &plan.layout, DIRECT_VA, direct.code());
     for patch in direct.patches() {
         write_at(&mut memory, &plan.layout, patch.at, &patch.bytes);
+    }
+    if let Some(sites) = comparisons::Sites::find(image) {
+        for patch in sites.without() {
+            write_at(&mut memory, &plan.layout, patch.at, &patch.bytes);
+        }
     }
     write_at(&mut memory, &plan.layout, abi::ROOT_VA, root);
     let services = service_bits(outside.services.as_deref());

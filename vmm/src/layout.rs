@@ -201,6 +201,26 @@ impl Layout {
         self.find(address).map(|m| m.to.offset(address - m.start.0))
     }
 
+    /// Where each byte of `bytes`, which begin at `address`, is in guest-physical memory, in pieces that
+    /// no page boundary cuts; unmapped ones are left out.
+    pub(crate) fn pieces<'a>(
+        &self,
+        address: u64,
+        bytes: &'a [u8],
+    ) -> impl Iterator<Item = (Gpa, &'a [u8])> + use<'a, '_> {
+        let in_first = usize::try_from(PAGE_BYTES - address % PAGE_BYTES).unwrap_or(usize::MAX);
+        let (first, rest) = bytes.split_at(in_first.min(bytes.len()));
+        let rest = rest.chunks(PAGE_BYTES as usize);
+        std::iter::once(first)
+            .chain(rest)
+            .scan(address, |at, piece| {
+                let start = *at;
+                *at += piece.len() as u64;
+                Some((start, piece))
+            })
+            .filter_map(|(at, piece)| Some((self.translate(at)?, piece)))
+    }
+
     /// The linear address of the RAM page at `gpa`, for pages that CPL 3 may write.
     #[must_use]
     pub fn writable_alias(&self, gpa: Gpa) -> Option<Gva> {

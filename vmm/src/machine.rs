@@ -120,11 +120,12 @@ pub(crate) fn user_sregs(mut sregs: kvm_sregs, cr3: u64, cr4: u64) -> kvm_sregs 
         ..Default::default()
     };
     sregs.ldt = kvm_segment { unusable: 1, ..Default::default() };
-    let data = user_data();
-    sregs.ds = data;
-    sregs.es = data;
-    sregs.fs = data;
-    sregs.gs = data;
+    // As Linux starts a program: 64-bit code needs no data selectors.
+    let null = kvm_segment { unusable: 1, ..Default::default() };
+    sregs.ds = null;
+    sregs.es = null;
+    sregs.fs = null;
+    sregs.gs = null;
     enter_user(&mut sregs);
     sregs
 }

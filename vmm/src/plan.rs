@@ -12,6 +12,7 @@ use thiserror::Error;
 use unifork_abi::{self as abi, BATCH_MAX, HOT_MAX, HotPage, RunRecord, UNSERVED_SLOTS};
 
 use crate::addr::{Gpa, Gva, PAGE_BYTES, page_ceil, page_floor};
+use crate::comparisons;
 use crate::elf::{Counters, GuestImage};
 use crate::layout::{Access, LARGE_BYTES, Layout, LayoutError, Mapping, Purpose};
 use crate::machine;
@@ -94,6 +95,9 @@ pub struct Windows {
     pub(crate) coverage_stride: u64,
     pub(crate) coverage_slots: u64,
     pub(crate) novelty: Gpa,
+    // Where there is none: 0 bytes.
+    pub(crate) comparisons: Gpa,
+    pub(crate) comparisons_bytes: u64,
     pub(crate) app_counters: Gpa,
     pub(crate) kernel_counters: Gpa,
 }
@@ -262,6 +266,8 @@ impl Planner {
         let input_bytes = page_ceil(sizes.input_max).expect("sizes were bounded above");
         let ring_bytes = (input_bytes + PAGE_BYTES).max(RING_BYTES_MIN);
         let write = Access::WRITE;
+        let comparisons_bytes =
+            if app.is_some_and(comparisons::logged_by) { comparisons::WINDOW_BYTES } else { 0 };
         let windows = Windows {
             bytes: 0,
             control: self.window(abi::CONTROL_VA, PAGE_BYTES, write)?,
@@ -279,6 +285,8 @@ impl Planner {
             coverage_stride,
             coverage_slots,
             novelty: self.window(abi::NOVELTY_VA, coverage_stride, Access::READ)?,
+            comparisons: self.window(abi::COMPARISONS_VA, comparisons_bytes, write)?,
+            comparisons_bytes,
             app_counters: Gpa(0),
             kernel_counters: Gpa(0),
         };

@@ -20,6 +20,7 @@ use unifork_abi::{Control, Hypercall};
 
 use crate::addr::PAGE_BYTES;
 use crate::caps::Kvm;
+use crate::comparisons::{self, Comparison};
 use crate::introspect::{ReadMemory, Registers};
 use crate::memory::{Golden, GuestMemory, MemoryError, OutOfBounds};
 use crate::outcome::Outcome;
@@ -33,7 +34,7 @@ use crate::windows;
 
 mod batch;
 mod fork;
-pub use batch::{BatchEnd, BatchReport, BatchRun};
+pub use batch::{BatchEnd, BatchReport, BatchRun, BatchTime};
 pub use fork::Advance;
 
 /// Vector of a debug exception: the one trap that leaves something in a debug register.
@@ -81,6 +82,8 @@ pub struct Replica {
     phase: Phase,
     // Bytes at the end of the input window that an earlier input may have left.
     input_extent: u64,
+    // Where in the ring each input of the batch is, and how long.
+    ring: Vec<(u64, u64)>,
     // A #DB was delivered since the last reset: DR6 has changed.
     debug_dirty: bool,
     // The hot list in the window is the hot set.
@@ -123,6 +126,7 @@ impl Replica {
             xsave,
             phase: Phase::Clean,
             input_extent: 0,
+            ring: Vec::with_capacity(unifork_abi::BATCH_MAX),
             debug_dirty: false,
             hot_published: false,
             node: None,
@@ -279,8 +283,16 @@ impl Replica {
         if (node.is_some() || !self.snapshot.loads_own_fpu()) && !planted.is(Mutation::KeepXsave) {
             self.vm.vcpu.load_xsave(&self.xsave)?;
         }
-        for (at, bytes) in node.map_or(&[][..], |node| &node.windows) {
-            windows::slice(&mut self.vm.memory, *at, bytes.len() as u64).copy_from_slice(bytes);
+        if let Some(node) = node {
+            for (at, bytes) in &node.windows {
+                windows::slice(&mut self.vm.memory, *at, bytes.len() as u64).copy_from_slice(bytes);
+            }
+            // A longer input that ran since the node was taken has left its beginning.
+            let plan = &self.snapshot.info().windows;
+            let left = self.input_extent.saturating_sub(node.input_extent);
+            let at = plan.input.offset(plan.input_bytes - node.input_extent - left);
+            windows::slice(&mut self.vm.memory, at, left).fill(0);
+            self.input_extent = node.input_extent;
         }
         if self.resetter.engine() == Engine::CopyAll {
             self.vm.vcpu.restore(state)?;
@@ -379,6 +391,25 @@ impl Replica {
     #[must_use]
     pub fn registers(&self) -> Registers {
         registers_of(&self.vm.vcpu.core())
+    }
+
+    /// Empties the log of comparisons, before a run that is to be traced.
+    pub fn clear_comparisons(&mut self) {
+        let plan = &self.snapshot.info().windows;
+        if plan.comparisons_bytes > 0 {
+            comparisons::clear(&mut self.vm.memory, plan.comparisons);
+        }
+    }
+
+    /// What was compared with what since the log was emptied, in a fork of a machine that logs it
+    /// ([`Snapshot::with_comparisons`]).
+    #[must_use]
+    pub fn comparisons(&self) -> Vec<Comparison> {
+        let plan = &self.snapshot.info().windows;
+        if plan.comparisons_bytes == 0 {
+            return Vec::new();
+        }
+        comparisons::read(&self.vm.memory, plan.comparisons)
     }
 
     /// How the hot set is doing.

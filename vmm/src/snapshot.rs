@@ -16,6 +16,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::boot::MachineInfo;
+use crate::comparisons::Sites;
+use crate::elf::GuestImage;
 use crate::memory::{MemoryError, MemoryImage};
 use crate::sys::memfd;
 use crate::vcpu::{VcpuError, VcpuState};
@@ -124,6 +127,44 @@ impl Snapshot {
         Ok(Self { memory, vcpu, info, images })
     }
 
+    /// The same machine with the calls in it that log comparisons ([`crate::comparisons`]); `None` when
+    /// its application was not built to log them. Costs what the machine has touched, again.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Memory`] when the host has no memory for it.
+    pub fn with_comparisons(&self) -> Result<Option<Self>, SnapshotError> {
+        if self.info.windows.comparisons_bytes == 0 {
+            return Ok(None);
+        }
+        let bytes = self.memory.len();
+        let name = self.info.name.clone();
+        let Some(sites) =
+            GuestImage::parse(name, Arc::clone(&self.images[1])).ok().and_then(|i| Sites::find(&i))
+        else {
+            return Ok(None);
+        };
+        let io = |op| move |source| MemoryError::Io { op, bytes, source };
+        let file = memfd::create(c"unifork-comparisons", bytes).map_err(io("create"))?;
+        for range in self.memory.data_ranges() {
+            let (from, to) = (to_index(range.start), to_index(range.end));
+            file.write_all_at(&self.memory.bytes()[from..to], range.start).map_err(io("fill"))?;
+        }
+        for patch in sites.with() {
+            for (at, bytes) in self.info.layout.pieces(patch.at, &patch.bytes) {
+                file.write_all_at(bytes, at.0).map_err(io("fill"))?;
+            }
+        }
+        memfd::seal(&file).map_err(io("seal"))?;
+        let memory = MemoryImage::map(file, 0, bytes)?;
+        Ok(Some(Self {
+            memory,
+            vcpu: self.vcpu.clone(),
+            info: self.info.clone(),
+            images: self.images.clone(),
+        }))
+    }
+
     /// The memory that every fork starts from.
     #[must_use]
     pub fn memory(&self) -> &MemoryImage {
@@ -189,4 +230,8 @@ impl Snapshot {
         let files = self.images.iter().fold(0, |crc, image| crc32c::crc32c_append(crc, image));
         u64::from(files) << 32 | u64::from(crc32c::crc32c(&config))
     }
+}
+
+fn to_index(offset: u64) -> usize {
+    usize::try_from(offset).expect("the memory is mapped, so its size is a usize")
 }

@@ -37,8 +37,19 @@ pub(crate) struct Node {
     pub pages: BTreeMap<u64, Arc<Page>>,
     /// The vCPU.
     pub vcpu: VcpuState,
-    /// The windows that a run goes on from: control page, console, input and counters.
+    /// The windows that a run goes on from: control page, console, input and counters, as far as they
+    /// are in use.
     pub windows: Vec<(crate::addr::Gpa, Vec<u8>)>,
+    /// Bytes at the end of the input window that its input takes.
+    pub input_extent: u64,
+}
+
+impl Node {
+    /// What it takes besides its pages.
+    fn fixed_bytes(&self) -> u64 {
+        let windows: usize = self.windows.iter().map(|(_, bytes)| bytes.len()).sum();
+        (size_of::<Self>() + windows + self.vcpu.xsave.len() * 4) as u64
+    }
 }
 
 /// Names a node of one tree.
@@ -73,7 +84,7 @@ struct Entry {
     node: Arc<Node>,
     parent: NodeId,
     depth: u32,
-    // Bytes of the pages that its parent does not have.
+    // Bytes of the pages that its parent does not have, and of the rest of it.
     own_bytes: u64,
     used: u64,
 }
@@ -150,8 +161,8 @@ impl SnapshotTree {
                 .is_some_and(|other| Arc::ptr_eq(other, content))
         };
         let own = node.pages.iter().filter(|(page, content)| !inherited(page, content)).count() as u64;
-        let own_bytes = own * PAGE_BYTES;
-        let all_bytes = node.pages.len() as u64 * PAGE_BYTES;
+        let own_bytes = own * PAGE_BYTES + node.fixed_bytes();
+        let all_bytes = node.pages.len() as u64 * PAGE_BYTES + node.fixed_bytes();
         if all_bytes > self.bytes_max {
             return Err(TreeError::TooLarge { bytes: all_bytes, max: self.bytes_max });
         }
@@ -211,7 +222,9 @@ impl SnapshotTree {
     pub fn evict(&mut self, node: NodeId) {
         if self.nodes.remove(&node).is_some() {
             let pages = self.nodes.values().flat_map(|entry| entry.node.pages.values().map(Arc::as_ptr));
-            self.bytes = pages.collect::<BTreeSet<_>>().len() as u64 * PAGE_BYTES;
+            let pages = pages.collect::<BTreeSet<_>>().len() as u64;
+            let fixed: u64 = self.nodes.values().map(|entry| entry.node.fixed_bytes()).sum();
+            self.bytes = pages * PAGE_BYTES + fixed;
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use unifork_abi::ARENA_VA;
 use unifork_vmm::boot::boot_bare;
 use unifork_vmm::testing::{DONE, snapshot_then};
-use unifork_vmm::{BootEnd, Engine, Kvm, MachineConfig, Outcome, Replica, Snapshot};
+use unifork_vmm::{BatchTime, BootEnd, Engine, Kvm, MachineConfig, Outcome, Replica, Snapshot};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -110,7 +110,7 @@ fn a_batch_allocates_nothing() {
     let mut runs = Vec::with_capacity(8);
     for round in 0..500 {
         let before = ASKED.get();
-        fork.run_batch([&b"some input"[..]; 1], DEADLINE, false, &mut runs).unwrap();
+        fork.run_batch([&b"some input"[..]; 1], BatchTime::each(DEADLINE), false, &mut runs).unwrap();
         assert!(round < 5 || ASKED.get() == before, "round {round}");
     }
 }

@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) engine: Engine,
     /// Many inputs per entry of the guest; needs the hot set.
     pub(crate) batches: bool,
+    /// Entries are traced once, and what they compare is used.
+    pub(crate) comparisons: bool,
     /// Every so many runs, one is made again in a new fork and compared.
     pub(crate) audit: Option<u64>,
     pub(crate) deadline: Duration,

@@ -68,6 +68,9 @@ pub(crate) struct Args {
     /// Run inputs one by one, not many per entry of the guest
     #[arg(long)]
     pub(crate) no_batch: bool,
+    /// Do not use what the program compares with what
+    #[arg(long)]
+    pub(crate) no_comparisons: bool,
     /// Make every Nth run again in a new fork and compare; a difference is a defect of ours or of the
     /// host, and the exit code is 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -128,6 +131,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         engine,
         audit: args.audit,
         batches: !args.no_batch,
+        comparisons: !args.no_comparisons,
         deadline: args.deadline,
         seeds: seeds.usable,
         tokens,

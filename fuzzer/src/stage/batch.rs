@@ -5,28 +5,39 @@
 //! leaves out only runs none of whose counters is above what the campaign has seen, and each of the
 //! others is run from an exact fork and judged by LibAFL as always.
 
-use libafl::Error;
 use libafl::corpus::{CorpusId, Testcase};
 use libafl::executors::{Executor, HasObservers};
 use libafl::fuzzer::Evaluator;
 use libafl::inputs::{BytesInput, HasMutatorBytes as _, ResizableMutator as _};
 use libafl::mutators::{MutationResult, Mutator};
+use libafl::observers::cmp::CmpValuesMetadata;
 use libafl::schedulers::TestcaseScore as _;
 use libafl::schedulers::testcase_score::CorpusPowerTestcaseScore;
 use libafl::stages::{Restartable, Stage};
 use libafl::state::{HasCurrentTestcase as _, HasRand as _};
+use libafl::{Error, HasMetadata as _};
 use libafl_bolts::rands::Rand as _;
 
 use crate::campaign::State;
 use crate::executor::ReplicaExecutor;
+use crate::stage::compare::Replacements;
 
 /// How many mutants an entry gets.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Iterations {
     /// From 1 to this many, at random.
     UpTo(std::num::NonZero<usize>),
     /// As many as the power schedule says.
     Power,
+    /// As many as there are replacements of operands.
+    Replacements(Replacements),
+    /// So many for each comparison of the traced run: none when the entry was not traced this time.
+    Comparisons {
+        /// For each of them.
+        each: usize,
+        /// In all, at least and at most.
+        range: (usize, usize),
+    },
 }
 
 /// The stage.
@@ -46,11 +57,16 @@ impl<M> BatchMutationalStage<M> {
     }
 
     fn count(&self, state: &mut State) -> Result<usize, Error> {
-        match self.iterations {
-            Iterations::UpTo(most) => Ok(1 + state.rand_mut().below(most)),
+        match &self.iterations {
+            &Iterations::UpTo(most) => Ok(1 + state.rand_mut().below(most)),
+            Iterations::Replacements(list) => Ok(list.borrow().len()),
             Iterations::Power => {
                 let mut entry: std::cell::RefMut<'_, Testcase<BytesInput>> = state.current_testcase_mut()?;
                 Ok(CorpusPowerTestcaseScore::compute(state, &mut entry)? as usize)
+            }
+            &Iterations::Comparisons { each, range: (least, most) } => {
+                let count = state.metadata::<CmpValuesMetadata>().map_or(0, |values| values.list.len());
+                Ok(if count == 0 { 0 } else { (count * each).clamp(least, most) })
             }
         }
     }

@@ -74,6 +74,9 @@ pub const INPUT_RING_VA: u64 = 0x23_0000_0000;
 pub const COVERAGE_RING_VA: u64 = 0x24_0000_0000;
 /// The campaign's novelty map, read-only.
 pub const NOVELTY_VA: u64 = 0x25_0000_0000;
+/// Comparisons of a traced run: a [`ComparisonLog`], then [`COMPARISONS_MAX`] times [`Comparison`].
+/// Mapped when the application was built to log them.
+pub const COMPARISONS_VA: u64 = 0x26_0000_0000;
 /// GDT, IDT, TSS and trap stubs. Supervisor only.
 pub const MACHINE_VA: u64 = 0x30_0000_0000;
 /// First byte past the libOS's own stack.
@@ -103,6 +106,14 @@ pub const HOT_MAX: usize = 4096;
 pub const CONSOLE_BYTES: u64 = 0x1_0000;
 /// Bytes of either window of the host's services.
 pub const SERVICE_BYTES: u64 = 0x1_0000;
+/// Comparisons logged of one run at most.
+pub const COMPARISONS_MAX: usize = 16_384;
+/// Comparisons logged of one place in the code at most: a loop must not fill the log.
+pub const COMPARISONS_PER_SITE_MAX: u8 = 32;
+/// Places in the code that are counted apart; others share a count.
+pub const COMPARISON_SITES: usize = 4096;
+/// Bytes kept of each operand.
+pub const COMPARISON_BYTES: usize = 32;
 /// System-call numbers counted one by one when unserved; larger ones share the last slot.
 pub const UNSERVED_SLOTS: usize = 1024;
 /// An input begins at a multiple of this, and ends less than this before the unmapped page.
@@ -566,6 +577,55 @@ pub struct SyscallFrame {
     pub rsp: u64,
 }
 
+/// The head of the comparison log, at [`COMPARISONS_VA`]. Reset-exempt; the host clears it before a
+/// traced run, the application's runtime writes it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ComparisonLog {
+    /// Comparisons that were logged.
+    pub count: u64,
+    /// Comparisons that were not, for want of room or because their place had its share.
+    pub lost: u64,
+    /// Fills the page.
+    pub reserved: [u64; 510],
+    /// How many were logged of each place, by a hash of its address.
+    pub sites: [u8; COMPARISON_SITES],
+}
+
+/// One comparison of a traced run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Comparison {
+    /// Where in the code: the address behind the call that logged it.
+    pub site: u64,
+    /// Address of the first operand when it is a string of bytes, else 0.
+    pub left_at: u64,
+    /// Address of the second.
+    pub right_at: u64,
+    /// A [`ComparisonKind`].
+    pub kind: u32,
+    /// Bytes of the first operand: 1, 2, 4 or 8 of a number, up to [`COMPARISON_BYTES`] of a string.
+    pub left_len: u16,
+    /// Bytes of the second.
+    pub right_len: u16,
+    /// The first operand; a number is little-endian.
+    pub left: [u8; COMPARISON_BYTES],
+    /// The second.
+    pub right: [u8; COMPARISON_BYTES],
+}
+
+/// What was compared with what, in [`Comparison::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ComparisonKind {
+    /// Two numbers.
+    Numbers = 0,
+    /// A number with a constant, which is the first operand.
+    Constant = 1,
+    /// Two strings of bytes.
+    Bytes = 2,
+}
+
 macro_rules! layout {
     ($type:ty, $bytes:expr, $($field:ident @ $offset:expr),*) => {
         const _: () = {
@@ -587,6 +647,8 @@ layout!(Control, 120, index @ 8, hot_count @ 16, console_len @ 24, input_extent 
     fault_vector @ 80, fault_rip @ 104, fault_rflags @ 112);
 layout!(RunRecord, 32, input_len @ 8, code @ 16, state @ 24, slot @ 28);
 layout!(HotPage, 16, golden @ 8);
+layout!(ComparisonLog, 8192, lost @ 8, sites @ 4096);
+layout!(Comparison, 96, left_at @ 8, kind @ 24, left_len @ 28, right_len @ 30, left @ 32, right @ 64);
 layout!(SyscallFrame, 144, rax @ 80, rip @ 120, rflags @ 128, rsp @ 136);
 const _: () = {
     assert!(size_of::<BootInfo>() as u64 <= PAGE_BYTES);

@@ -14,6 +14,7 @@ macro_rules! runtime {
 pub static RUNTIME: &[(&str, &str)] = runtime![
     "abi.h",
     "assert.c",
+    "compare.c",
     "counters.ld",
     "driver.c",
     "image.c",

@@ -269,6 +269,12 @@ unifork_resume:
     call unifork_begin_run
     mov rsi, rax
     mov rdi, rdx
+    // Selectors that the last run loaded: software KVM does not let the host put them back.
+    xor eax, eax
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
     mov rax, [unifork_resume_state + 56]
     wrfsbase rax
     mov rax, [unifork_resume_state + 64]

@@ -8,6 +8,10 @@ use object::{Object as _, ObjectSymbol as _};
 
 use super::{BuildError, Libc, Toolchain, io_error};
 
+/// The C library's functions that the runtime's compare.c stands before.
+const WRAPPED: [&str; 9] =
+    ["memcmp", "bcmp", "strcmp", "strncmp", "strcasecmp", "strncasecmp", "strstr", "strcasestr", "memmem"];
+
 /// What is linked.
 pub(super) struct Inputs<'a> {
     /// Objects that were compiled now.
@@ -27,6 +31,7 @@ pub(super) fn link(toolchain: &Toolchain, inputs: &Inputs<'_>) -> Result<String,
     let (front, back) = toolchain.link_flags();
     let mut command = Command::new(toolchain.clang());
     command.args(front).args(inputs.objects).args(inputs.linked).args(inputs.flags);
+    command.args(WRAPPED.map(|name| format!("-Wl,--wrap={name}")));
     command.args(back);
     command.arg(format!("-Wl,-T,{}", inputs.script.display())).arg("-Wl,--build-id=sha1");
     command.arg("-o").arg(inputs.output);

@@ -7,7 +7,7 @@
 //! is kept came from an exact snapshot state, up to the windows, which a hostile guest can scribble
 //! over; what enters a corpus is run again by itself for that reason.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use unifork_abi::{BATCH_MAX, Control, GOLDEN_VA, HotPage, Hypercall, RunState};
 
@@ -20,6 +20,27 @@ use crate::windows;
 
 /// Inputs of a batch begin at a multiple of this in the ring: a cache line.
 const RING_ALIGN: u64 = 64;
+
+/// Ticks of the clock in a deadline.
+const TICKS: u32 = 8;
+
+/// How long a batch may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchTime {
+    /// Each run. One that comes near it is stopped, to be run by itself.
+    pub deadline: Duration,
+    /// All of them: when it is over the run at hand is stopped, to be run by itself, and those behind it
+    /// do not run.
+    pub budget: Duration,
+}
+
+impl BatchTime {
+    /// A deadline for each run, and for all of them as much time as that allows.
+    #[must_use]
+    pub fn each(deadline: Duration) -> Self {
+        Self { deadline, budget: Duration::MAX }
+    }
+}
 
 /// One run of a batch that returned normally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +89,7 @@ struct Ran {
 }
 
 impl Replica {
-    /// Runs `inputs` in one go, each for at most about twice `deadline`, and puts the replica back.
+    /// Runs `inputs` in one go, each for less than its deadline, and puts the replica back.
     /// `runs` is filled with those that returned normally and can be relied on.
     ///
     /// With `filter`, counters are stored only for runs in which one of them is above the novelty
@@ -84,11 +105,11 @@ impl Replica {
     pub fn run_batch<'a>(
         &mut self,
         inputs: impl IntoIterator<Item = &'a [u8]>,
-        deadline: Duration,
+        time: BatchTime,
         filter: bool,
         runs: &mut Vec<BatchRun>,
     ) -> Result<BatchReport, ReplicaError> {
-        let ran = self.go_through(inputs, deadline, filter, runs)?;
+        let ran = self.go_through(inputs, time, filter, runs)?;
         self.judge_batch(ran, runs)
     }
 
@@ -102,10 +123,10 @@ impl Replica {
     pub fn run_batch_and_look<'a>(
         &mut self,
         inputs: impl IntoIterator<Item = &'a [u8]>,
-        deadline: Duration,
+        time: BatchTime,
         runs: &mut Vec<BatchRun>,
     ) -> Result<(BatchReport, Vec<u64>), ReplicaError> {
-        let ran = self.go_through(inputs, deadline, false, runs)?;
+        let ran = self.go_through(inputs, time, false, runs)?;
         let pages = self.differing_pages();
         Ok((self.judge_batch(ran, runs)?, pages))
     }
@@ -114,7 +135,7 @@ impl Replica {
     fn go_through<'a>(
         &mut self,
         inputs: impl IntoIterator<Item = &'a [u8]>,
-        deadline: Duration,
+        time: BatchTime,
         filter: bool,
         runs: &mut Vec<BatchRun>,
     ) -> Result<Ran, ReplicaError> {
@@ -138,7 +159,7 @@ impl Replica {
             ..Control::default()
         };
         windows::set_control(&mut self.vm.memory, plan, &before);
-        let event = self.enter_batch(deadline, taken);
+        let event = self.enter_batch(time, taken);
         let end = self.collect(&before, event, runs);
         // What the batch may have left at the end of the input window: its longest input.
         self.input_extent = longest.max(self.input_extent);
@@ -182,6 +203,14 @@ impl Replica {
         windows::slice(&mut self.vm.memory, at, len)
     }
 
+    /// Whether the guest would have called `counters`, as [`Self::batch_counters`] has them, news.
+    #[must_use]
+    pub fn is_news(&self, counters: &[u8]) -> bool {
+        let at = self.snapshot.info().windows.novelty;
+        let novelty = windows::slice_ref(&self.vm.memory, at, self.counters_len());
+        counters.iter().zip(novelty).any(|(count, most)| count > most)
+    }
+
     fn counters_len(&self) -> u64 {
         use crate::snapshot::Space;
         (self.snapshot.counter_count(Space::Application) + self.snapshot.counter_count(Space::Kernel)) as u64
@@ -198,6 +227,7 @@ impl Replica {
         let max = self.snapshot.input_max();
         let most = most.min(usize::try_from(plan.coverage_slots).unwrap_or(1));
         let (mut offset, mut taken, mut longest) = (0, 0, 0);
+        self.ring.clear();
         for input in inputs.into_iter().take(most) {
             let len = input.len() as u64;
             if len > max {
@@ -208,6 +238,7 @@ impl Replica {
             }
             windows::slice(&mut self.vm.memory, plan.ring.offset(offset), len).copy_from_slice(input);
             windows::set_record(&mut self.vm.memory, plan, taken, offset, len);
+            self.ring.push((offset, len));
             offset = (offset + len).next_multiple_of(RING_ALIGN);
             longest = longest.max(len.next_multiple_of(unifork_abi::INPUT_ALIGN));
             taken += 1;
@@ -235,22 +266,38 @@ impl Replica {
         self.hot_published
     }
 
-    /// Runs the batch. Each run has a deadline of its own: when the clock runs out and the guest has
-    /// moved on since it was last set, it is set anew.
-    fn enter_batch(&mut self, deadline: Duration, taken: usize) -> Event {
+    /// Runs the batch. The clock ticks several times in a deadline, and the host sees which run is at
+    /// hand: one that may have taken its deadline is stopped, and so is a batch that takes too long in
+    /// all, whatever the guest says of its runs.
+    fn enter_batch(&mut self, time: BatchTime, taken: usize) -> Event {
         let snapshot = std::sync::Arc::clone(&self.snapshot);
         let plan = &snapshot.info().windows;
-        let mut seen = 0;
+        let tick = time.deadline / TICKS;
         self.phase = Phase::Ran;
-        self.vm.vcpu.arm(deadline);
+        if taken == 1 {
+            let event = self.vm.run(time.deadline);
+            self.note_debug(&event);
+            return event;
+        }
+        let start = Instant::now();
+        let (mut seen, mut since) = (0, start);
+        self.vm.vcpu.arm(tick);
         let event = loop {
             let event = self.vm.run_armed();
-            let index = windows::control(&self.vm.memory, plan).index;
-            if event != Event::Deadline || index <= seen || index >= taken as u64 {
+            if event != Event::Deadline {
                 break event;
             }
-            seen = index;
-            self.vm.vcpu.extend(deadline);
+            let now = Instant::now();
+            let index = windows::control(&self.vm.memory, plan).index;
+            if index != seen {
+                // It began somewhere in the last tick.
+                (seen, since) = (index, now);
+            }
+            let late = now - since >= time.deadline - tick || now - start >= time.budget;
+            if late || index >= taken as u64 {
+                break event;
+            }
+            self.vm.vcpu.extend(tick);
         };
         self.vm.vcpu.disarm();
         self.note_debug(&event);
@@ -277,7 +324,8 @@ impl Replica {
             let slot = (record.slot != unifork_abi::NO_SLOT).then_some(record.slot);
             let stored = slot.is_none_or(|slot| u64::from(slot) < after.stored);
             let kept = before.filter == 1 || before.count == 1 || slot.is_some();
-            if record.state != RunState::Done as u32 || !stored || !kept {
+            let given = self.ring.get(i) == Some(&(record.input_offset, record.input_len));
+            if record.state != RunState::Done as u32 || !given || !stored || !kept {
                 return None;
             }
             runs.push(BatchRun { code: record.code, slot });

@@ -77,19 +77,21 @@ impl Replica {
         });
         let core = self.vm.vcpu.settled_core();
         let vcpu = self.vm.vcpu.save(core)?;
-        Ok(Node { pages, vcpu, windows: self.live_windows() })
+        Ok(Node { pages, vcpu, windows: self.live_windows(), input_extent: self.input_extent })
     }
 
-    /// The windows that a run goes on from.
+    /// The windows that a run goes on from, as far as they are in use.
     fn live_windows(&self) -> Vec<(crate::addr::Gpa, Vec<u8>)> {
         let plan = &self.snapshot.info().windows;
         let (app, app_count) = self.counters_at(Space::Application);
         let (kernel, kernel_count) = self.counters_at(Space::Kernel);
+        let input = self.input_extent.min(plan.input_bytes);
+        let console = windows::control(&self.vm.memory, plan).console_len.min(CONSOLE_BYTES);
         let live = [
             (plan.control, size_of::<Control>() as u64),
             (plan.records, size_of::<unifork_abi::RunRecord>() as u64),
-            (plan.console, CONSOLE_BYTES),
-            (plan.input, plan.input_bytes),
+            (plan.console, console),
+            (plan.input.offset(plan.input_bytes - input), input),
             (app, app_count as u64),
             (kernel, kernel_count as u64),
         ];

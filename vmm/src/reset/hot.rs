@@ -2,9 +2,10 @@
 //!
 //! A tracked page costs the guest a fault each time it is written anew (0.3 to 1 µs with hardware
 //! paging, 10 to 30 µs with shadow paging), a copied one about 0.1 µs whether it was written or
-//! not. So a page that is dirtied again soon is better copied back always. It joins at its second
-//! time within an epoch, so that one odd run (a deep recursion, say) does not burden all that
-//! follow; at the end of an epoch the set is learned anew, so that it follows the campaign.
+//! not. So a page that is dirtied again soon is better copied back always. It joins when it is dirtied
+//! twice within some 100 runs: rarer ones, as in a large hash table, cost more copied than tracked, and
+//! one odd run (a deep recursion, say) does not burden all that follow. At the end of an epoch the set
+//! is learned anew, so that it follows the campaign.
 //!
 //! This is bookkeeping alone; [`crate::reset`] copies and talks to KVM.
 
@@ -18,6 +19,9 @@ const EPOCH: u32 = 8192;
 /// learned anew sooner: at 0.1 us a copy and some 10 us a fault that is worth it after this many
 /// copies, whatever the set's size: about 200 of each page of a set of 2,000.
 const EPOCH_COPIES: u64 = 1 << 19;
+
+/// Resets after which a page that was dirty once is forgotten, at least; at most twice as many.
+const MEMORY: u32 = 64;
 
 /// How the hot set is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +39,7 @@ pub struct HotStats {
 pub(crate) enum Join {
     /// The host cannot leave pages writable.
     Never,
-    /// At its second time within an epoch.
+    /// At its second time within a short time.
     SecondTime,
     /// At its first.
     AtOnce,
@@ -47,7 +51,9 @@ pub(crate) struct HotSet {
     // Invariant: `pages` names exactly the bits of `hot`, each once; at most HOT_MAX.
     pages: Vec<u32>,
     hot: Vec<u64>,
+    // Pages dirtied in this stretch of MEMORY resets, and in the one before.
     seen: Vec<u64>,
+    seen_before: Vec<u64>,
     resets: u32,
     copies: u64,
     changed: bool,
@@ -64,6 +70,7 @@ impl HotSet {
             pages: Vec::with_capacity(HOT_MAX),
             hot: vec![0; words],
             seen: vec![0; words],
+            seen_before: vec![0; words],
             resets: 0,
             copies: 0,
             changed: true,
@@ -94,7 +101,7 @@ impl HotSet {
         self.missed = true;
         let mut joining = match join {
             Join::Never => 0,
-            Join::SecondTime => cold & self.seen[index],
+            Join::SecondTime => cold & (self.seen[index] | self.seen_before[index]),
             Join::AtOnce => cold,
         };
         self.seen[index] |= cold;
@@ -118,6 +125,10 @@ impl HotSet {
             self.hits += 1;
         }
         self.resets += 1;
+        if self.resets.is_multiple_of(MEMORY) {
+            std::mem::swap(&mut self.seen, &mut self.seen_before);
+            self.seen.fill(0);
+        }
         self.copies += self.pages.len() as u64;
         self.resets >= EPOCH || self.copies >= EPOCH_COPIES
     }
@@ -127,6 +138,7 @@ impl HotSet {
         self.pages.clear();
         self.hot.fill(0);
         self.seen.fill(0);
+        self.seen_before.fill(0);
         self.resets = 0;
         self.copies = 0;
         self.changed = true;
@@ -161,6 +173,18 @@ mod tests {
         assert_eq!(set.cold(1, 0b11), 0b10);
         set.forget();
         assert_eq!((set.pages().len(), set.cold(1, 0b11)), (0, 0b11));
+    }
+
+    #[test]
+    fn a_page_that_is_dirtied_seldom_stays_cold() {
+        let mut set = HotSet::new(64);
+        for _ in 0..10 {
+            assert_eq!(set.learn(0, 1, Join::SecondTime), 1);
+            (0..2 * MEMORY).for_each(|_| assert!(!set.epoch_is_over()));
+        }
+        assert_eq!(set.learn(0, 1, Join::SecondTime), 1);
+        (0..MEMORY - 1).for_each(|_| assert!(!set.epoch_is_over()));
+        assert_eq!(set.learn(0, 1, Join::SecondTime), 0, "and joins when it comes sooner");
     }
 
     #[test]

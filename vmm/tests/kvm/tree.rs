@@ -88,6 +88,18 @@ fn a_replica_is_at_every_node_what_it_was_when_the_node_was_taken() {
     }
 }
 
+/// What a node takes besides pages: a vCPU, and the windows as far as they are in use.
+fn fixed_bytes() -> u64 {
+    let snapshot = frozen(&counter_guest());
+    let mut tree = SnapshotTree::new(snapshot.clone(), u64::MAX);
+    let mut replica = Replica::spawn(&kvm(), &snapshot, Engine::CopyAll).unwrap();
+    step(&mut replica, 0);
+    let node = tree.take(&mut replica, ROOT).unwrap();
+    let bytes = tree.own_bytes(node).unwrap() - 4096;
+    assert!(bytes < 24 << 10, "{bytes}");
+    bytes
+}
+
 #[test]
 fn a_node_costs_the_pages_that_its_parent_does_not_have() {
     let snapshot = frozen(&counter_guest());
@@ -95,15 +107,16 @@ fn a_node_costs_the_pages_that_its_parent_does_not_have() {
     let mut replica = Replica::spawn(&kvm(), &snapshot, Engine::HotSet).unwrap();
     step(&mut replica, 7);
     let a = tree.take(&mut replica, ROOT).unwrap();
-    assert_eq!((tree.own_bytes(a), tree.depth(a)), (Some(4096), Some(1)));
+    let own = |tree: &SnapshotTree, node| tree.own_bytes(node).unwrap() - fixed_bytes();
+    assert_eq!((own(&tree, a), tree.depth(a)), (4096, Some(1)));
     step(&mut replica, 9);
     let b = tree.take(&mut replica, a).unwrap();
-    assert_eq!((tree.own_bytes(b), tree.depth(b)), (Some(4096), Some(2)), "page 7 is its parent's");
+    assert_eq!((own(&tree, b), tree.depth(b)), (4096, Some(2)), "page 7 is its parent's");
     tree.go(&mut replica, a).unwrap();
     step(&mut replica, 7);
     let c = tree.take(&mut replica, a).unwrap();
-    assert_eq!(tree.own_bytes(c), Some(4096), "its own version of page 7");
-    assert_eq!(tree.bytes(), 3 * 4096);
+    assert_eq!(own(&tree, c), 4096, "its own version of page 7");
+    assert_eq!(tree.bytes(), 3 * (4096 + fixed_bytes()));
     assert_eq!((tree.common_ancestor(b, c), tree.common_ancestor(a, ROOT)), (a, ROOT));
     let went = tree.go(&mut replica, b).unwrap();
     assert!(went.pages <= 6, "from c to b two pages differ, and one was hot: {went:?}");
@@ -112,7 +125,8 @@ fn a_node_costs_the_pages_that_its_parent_does_not_have() {
 #[test]
 fn the_least_recently_used_node_goes_when_the_tree_is_full() {
     let snapshot = frozen(&counter_guest());
-    let mut tree = SnapshotTree::new(snapshot.clone(), 3 * 4096);
+    let one = 4096 + fixed_bytes();
+    let mut tree = SnapshotTree::new(snapshot.clone(), 3 * one);
     let mut replica = Replica::spawn(&kvm(), &snapshot, Engine::DirtyLog).unwrap();
     let mut nodes = Vec::new();
     for page in 0..3 {
@@ -127,7 +141,7 @@ fn the_least_recently_used_node_goes_when_the_tree_is_full() {
     assert!(matches!(tree.go(&mut replica, nodes[1]), Err(TreeError::Evicted(_))));
     tree.go(&mut replica, nodes[0]).unwrap();
     assert_is(&replica, &Model::from([(0, 1)]), "used just before");
-    assert_eq!((tree.len(), tree.bytes()), (3, 3 * 4096));
+    assert_eq!((tree.len(), tree.bytes()), (3, 3 * one));
 }
 
 #[test]
@@ -139,9 +153,10 @@ fn a_child_outlives_its_parent_and_another_roots_replica_is_refused() {
     let parent = tree.take(&mut replica, ROOT).unwrap();
     step(&mut replica, 2);
     let child = tree.take(&mut replica, parent).unwrap();
-    assert_eq!(tree.bytes(), 2 * 4096);
+    let fixed = tree.own_bytes(child).unwrap() - 4096;
+    assert_eq!(tree.bytes(), 2 * 4096 + 2 * fixed);
     tree.evict(parent);
-    assert_eq!(tree.bytes(), 2 * 4096, "the child has both pages");
+    assert_eq!(tree.bytes(), 2 * 4096 + fixed, "the child has both pages");
     tree.go(&mut replica, ROOT).unwrap();
     tree.go(&mut replica, child).unwrap();
     assert_is(&replica, &Model::from([(1, 1), (2, 1)]), "the child has its parent's pages");
@@ -153,24 +168,40 @@ fn a_child_outlives_its_parent_and_another_roots_replica_is_refused() {
 #[test]
 fn a_chain_longer_than_the_limit_keeps_its_latest_and_no_more_bytes_than_it_may() {
     let snapshot = frozen(&counter_guest());
-    let mut tree = SnapshotTree::new(snapshot.clone(), 4 * 4096);
+    let fixed = fixed_bytes();
+    let max = 4 * 4096 + 2 * fixed;
+    let mut tree = SnapshotTree::new(snapshot.clone(), max);
     let mut replica = Replica::spawn(&kvm(), &snapshot, Engine::HotSet).unwrap();
     let mut at = ROOT;
-    // Each node inherits all that its ancestors changed: four pages fit, however many nodes share them.
+    // Each node inherits all that its ancestors changed: a chain of two of them fits.
     for page in 0..4 {
         step(&mut replica, page);
         at = tree.take(&mut replica, at).unwrap();
-        assert_eq!(tree.bytes(), (u64::from(page) + 1) * 4096);
+        let kept = (u64::from(page) + 1).min(2);
+        assert_eq!((tree.len() as u64, tree.bytes()), (kept, (u64::from(page) + 1) * 4096 + kept * fixed));
     }
-    step(&mut replica, 4);
-    let error = tree.take(&mut replica, at).unwrap_err();
-    assert!(matches!(error, TreeError::TooLarge { bytes: 0x5000, max: 0x4000 }), "{error}");
-    assert_eq!((tree.len(), tree.bytes()), (4, 4 * 4096), "a node that is refused costs nothing");
-    // Elsewhere there is room, once all who have the four pages are gone.
+    // A node that cannot fit even alone is refused, and costs nothing.
+    let mut last = tree.len();
+    for page in 4.. {
+        step(&mut replica, page);
+        match tree.take(&mut replica, at) {
+            Ok(node) => at = node,
+            Err(error) => {
+                assert!(
+                    matches!(error, TreeError::TooLarge { bytes, max: limit } if bytes > max && limit == max)
+                );
+                break;
+            }
+        }
+        assert!(tree.bytes() <= max);
+        last = tree.len();
+    }
+    assert_eq!(tree.len(), last);
+    // Elsewhere there is room, once those who have all the pages are gone.
     tree.go(&mut replica, ROOT).unwrap();
-    step(&mut replica, 9);
+    step(&mut replica, 99);
     let other = tree.take(&mut replica, ROOT).unwrap();
-    assert_eq!((tree.len(), tree.bytes()), (1, 4096));
+    assert_eq!((tree.len(), tree.bytes()), (1, 4096 + fixed));
     tree.go(&mut replica, other).unwrap();
-    assert_is(&replica, &Model::from([(9, 1)]), "the only one");
+    assert_is(&replica, &Model::from([(99, 1)]), "the only one");
 }

@@ -123,8 +123,15 @@ pub(super) fn closing(summary: &Summary, boot: Option<&BootFacts>) -> String {
             0 => "all the same".to_owned(),
             count => format!("{} DIFFER: do not trust this campaign", show_count(count)),
         };
-        let _ =
-            writeln!(text, "audits: {} runs made again in a new fork, {verdict}", show_count(figures.audits));
+        let skipped = match figures.audits_skipped {
+            0 => String::new(),
+            count => format!("; {} more were due and could not be made", show_count(count)),
+        };
+        let _ = writeln!(
+            text,
+            "audits: {} runs made again in a new fork, {verdict}{skipped}",
+            show_count(figures.audits)
+        );
     }
     let unserved = unserved(summary, boot);
     if !unserved.is_empty() {

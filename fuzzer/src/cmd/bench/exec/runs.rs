@@ -185,6 +185,7 @@ impl Site<'_> {
             snapshot: machine.snapshot.clone(),
             machine: machine.describe(self.image, DEADLINE, mode.engine()),
             audit: None,
+            comparisons: true,
             batches: mode == Mode::Batches,
             engine: mode.engine(),
             deadline: DEADLINE,
