@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use unifork_abi::Filter;
 use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Replica};
 
 use crate::campaign::CampaignError;
@@ -24,6 +25,7 @@ const PAUSE: usize = 8192;
 #[derive(Debug)]
 pub(crate) struct Batcher {
     runs: Vec<BatchRun>,
+    filter: Filter,
     size: usize,
     fixed: bool,
     // The price of one exit, measured at the start.
@@ -43,10 +45,11 @@ pub(crate) struct Batcher {
 
 impl Batcher {
     /// Batches that adapt to how long a run takes, unless the campaign is `seeded`, where an exit costs
-    /// `exit`.
-    pub(crate) fn new(seeded: bool, exit: Duration) -> Self {
+    /// `exit`; `filter` says whose coverage counts.
+    pub(crate) fn new(seeded: bool, exit: Duration, filter: Filter) -> Self {
         Self {
             runs: Vec::with_capacity(RUNS_MAX),
+            filter,
             size: if seeded { RUNS_SEEDED } else { 16 },
             fixed: seeded,
             exit,
@@ -95,7 +98,8 @@ impl Batcher {
         interesting.clear();
         // A seeded campaign is the same however fast the host is, so only deadlines cut it short.
         let budget = if self.fixed { Duration::MAX } else { deadline * BUDGET };
-        let report = replica.run_batch(inputs, BatchTime { deadline, budget }, true, &mut self.runs)?;
+        let report =
+            replica.run_batch(inputs, BatchTime { deadline, budget }, self.filter, &mut self.runs)?;
         self.batches += 1;
         self.note(report.end == BatchEnd::Spoiled);
         let news = |(i, run): (usize, &BatchRun)| (run.slot.is_some() && run.code != -1).then_some(i);

@@ -32,6 +32,7 @@ use libafl::state::{HasCorpus, HasExecutions, HasMaxSize, StdState};
 use libafl::{HasFeedback as _, HasMetadata};
 use libafl_bolts::rands::StdRand;
 use libafl_bolts::tuples::{Merge as _, tuple_list};
+use unifork_abi::Filter;
 use unifork_vmm::{Engine, Replica, Space};
 
 use crate::audit::Auditor;
@@ -170,7 +171,8 @@ impl Campaign {
         let batcher = if plan.batches && plan.engine == Engine::HotSet {
             let exit = unifork_vmm::bench::round_trip(&plan.kvm, EXIT_SAMPLES)
                 .map_err(|error| CampaignError::Engine(error.to_string()))?;
-            Some(Batcher::new(plan.seed.is_some(), exit.percentile(50)))
+            let filter = if plan.kernel_coverage { Filter::All } else { Filter::Application };
+            Some(Batcher::new(plan.seed.is_some(), exit.percentile(50), filter))
         } else {
             None
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use unifork_abi::Filter;
 use unifork_abi::INPUT_VA;
 use unifork_harnesses::BuildRequest;
 use unifork_vmm::introspect::ReadMemory as _;
@@ -78,7 +79,7 @@ fn in_batches(replica: &mut Replica, inputs: &[Vec<u8>], rng: &mut StdRng) -> Ve
         let rest = &inputs[results.len()..];
         let size = rng.random_range(1..200).min(rest.len());
         let batch = rest[..size].iter().map(Vec::as_slice);
-        let report = replica.run_batch(batch, BatchTime::each(DEADLINE), false, &mut runs).unwrap();
+        let report = replica.run_batch(batch, BatchTime::each(DEADLINE), Filter::Off, &mut runs).unwrap();
         if report.taken == 1 {
             // A batch of one stores nothing.
             results.push(None);
@@ -196,7 +197,7 @@ fn corpus_and_coverage_are_those_of_the_one_by_one_path() {
             batched.novelty_mut().copy_from_slice(&thresholds);
             let size = rng.random_range(2..200).min(inputs.len() - done);
             let batch = inputs[done..done + size].iter().map(Vec::as_slice);
-            let report = batched.run_batch(batch, BatchTime::each(DEADLINE), true, &mut runs).unwrap();
+            let report = batched.run_batch(batch, BatchTime::each(DEADLINE), Filter::All, &mut runs).unwrap();
             let mut news: Vec<usize> =
                 runs.iter().enumerate().filter(|(_, run)| run.slot.is_some()).map(|(n, _)| n).collect();
             let dealt = match report.end {
@@ -287,7 +288,7 @@ fn segment_selectors_are_put_back_before_every_run() {
 fn one_batch(replica: &mut Replica, inputs: &[&[u8]], time: BatchTime) -> (BatchEnd, usize) {
     let mut runs = Vec::new();
     loop {
-        let report = replica.run_batch(inputs.iter().copied(), time, false, &mut runs).unwrap();
+        let report = replica.run_batch(inputs.iter().copied(), time, Filter::Off, &mut runs).unwrap();
         if report.reset.cold == 0 {
             return (report.end, runs.len());
         }

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use unifork_abi::Filter;
 use unifork_harnesses::BuildRequest;
 use unifork_vmm::{
-    BatchEnd, BootEnd, CrashKind, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Snapshot,
+    BatchEnd, BatchTime, BootEnd, CrashKind, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica,
+    Snapshot,
 };
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -62,7 +64,7 @@ fn check(source: &str, inputs: &[Vec<u8>], expected: impl Fn(&[u8]) -> Result<i6
     let (mut runs, mut vouched, mut at) = (Vec::new(), 0, 0);
     while at < inputs.len() {
         let batch = inputs[at..].iter().take(50).map(Vec::as_slice);
-        let report = fork.run_batch(batch, DEADLINE, false, &mut runs).unwrap();
+        let report = fork.run_batch(batch, BatchTime::each(DEADLINE), Filter::Off, &mut runs).unwrap();
         if !matches!(report.end, BatchEnd::Spoiled) {
             for (run, input) in runs.iter().zip(&inputs[at..]) {
                 assert_eq!(Ok(run.code), expected(input), "{source}, in a batch, {input:?}");

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unifork_abi::ARENA_VA;
+use unifork_abi::Filter;
 use unifork_vmm::boot::boot_bare;
 use unifork_vmm::testing::{DONE, snapshot_then};
 use unifork_vmm::{BatchTime, BootEnd, Engine, Kvm, MachineConfig, Outcome, Replica, Snapshot};
@@ -110,7 +111,7 @@ fn a_batch_allocates_nothing() {
     let mut runs = Vec::with_capacity(8);
     for round in 0..500 {
         let before = ASKED.get();
-        fork.run_batch([&b"some input"[..]; 1], BatchTime::each(DEADLINE), false, &mut runs).unwrap();
+        fork.run_batch([&b"some input"[..]; 1], BatchTime::each(DEADLINE), Filter::Off, &mut runs).unwrap();
         assert!(round < 5 || ASKED.get() == before, "round {round}");
     }
 }

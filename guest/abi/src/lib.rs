@@ -491,7 +491,7 @@ pub struct Control {
     pub console_flush: u64,
     /// Bytes at the end of the input window that the previous input may have left. Both write it.
     pub input_extent: u64,
-    /// 1: compare with the novelty map and store only coverage that may be new. The host writes it.
+    /// A [`Filter`]. The host writes it.
     pub filter: u64,
     /// Runs whose counters are stored in the coverage ring. The guest counts.
     pub stored: u64,
@@ -509,6 +509,18 @@ pub struct Control {
     pub fault_rip: u64,
     /// Flags at the instruction.
     pub fault_rflags: u64,
+}
+
+/// Which coverage of a batch is stored, in [`Control::filter`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Filter {
+    /// That of every run.
+    Off = 0,
+    /// That of runs in which a counter is above the novelty map.
+    All = 1,
+    /// The same, but the libOS's counters are neither zeroed nor compared nor stored.
+    Application = 2,
 }
 
 /// One run of a batch, at [`RECORDS_VA`]. Reset-exempt.

@@ -9,8 +9,9 @@
 //! registers from [`Resume`](crate::entry), the input at the end of its window.
 
 use unifork_abi::{
-    BATCH_MAX, CONTROL_VA, COVERAGE_RING_VA, Control, HOT_LIST_VA, HOT_MAX, HotPage, Hypercall, INPUT_ALIGN,
-    INPUT_RING_VA, INPUT_RW_VA, INPUT_VA, NO_SLOT, NOVELTY_VA, PAGE_BYTES, RECORDS_VA, RunRecord, RunState,
+    BATCH_MAX, CONTROL_VA, COVERAGE_RING_VA, Control, Filter, HOT_LIST_VA, HOT_MAX, HotPage, Hypercall,
+    INPUT_ALIGN, INPUT_RING_VA, INPUT_RW_VA, INPUT_VA, NO_SLOT, NOVELTY_VA, PAGE_BYTES, RECORDS_VA,
+    RunRecord, RunState,
 };
 
 use crate::hypercall;
@@ -59,7 +60,9 @@ extern "C" fn unifork_begin_run() -> Input {
     copy(INPUT_RW_VA + start, INPUT_RING_VA + record.input_offset, size);
     zero(INPUT_RW_VA + start + size, room - size);
     zero(info.app_counters, info.app_counter_count);
-    zero(info.kernel_counters, info.kernel_counter_count);
+    if with_kernel_counters(control) {
+        zero(info.kernel_counters, info.kernel_counter_count);
+    }
     Input { data: INPUT_VA + start, size }
 }
 
@@ -89,6 +92,12 @@ extern "C" fn unifork_end_run(code: i64) {
     control.index = index + 1;
 }
 
+/// Whether anybody wants to know what the libOS covers. Zeroing and comparing its counters takes longer
+/// than many a run.
+fn with_kernel_counters(control: &Control) -> bool {
+    control.count == 1 || control.filter != Filter::Application as u64
+}
+
 /// Copies the counters to the next free slot; returns its number.
 fn store_counters() -> u32 {
     let info = boot_info();
@@ -99,7 +108,9 @@ fn store_counters() -> u32 {
     }
     let at = COVERAGE_RING_VA + slot * info.coverage_stride;
     copy(at, info.app_counters, info.app_counter_count);
-    copy(at + info.app_counter_count, info.kernel_counters, info.kernel_counter_count);
+    if with_kernel_counters(control) {
+        copy(at + info.app_counter_count, info.kernel_counters, info.kernel_counter_count);
+    }
     control.stored = slot + 1;
     slot as u32
 }
@@ -109,7 +120,8 @@ fn store_counters() -> u32 {
 fn may_be_new() -> bool {
     let info = boot_info();
     above(info.app_counters, NOVELTY_VA, info.app_counter_count)
-        || above(info.kernel_counters, NOVELTY_VA + info.app_counter_count, info.kernel_counter_count)
+        || with_kernel_counters(control())
+            && above(info.kernel_counters, NOVELTY_VA + info.app_counter_count, info.kernel_counter_count)
 }
 
 /// Whether any of `count` bytes at `a` is larger than its partner at `b`. Most counters of a run are zero,

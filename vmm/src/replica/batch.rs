@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use unifork_abi::{BATCH_MAX, Control, GOLDEN_VA, HotPage, Hypercall, RunState};
+use unifork_abi::{BATCH_MAX, Control, Filter, GOLDEN_VA, HotPage, Hypercall, RunState};
 
 use super::{Phase, Replica, ReplicaError};
 use crate::addr::{Gpa, PAGE_BYTES};
@@ -92,8 +92,9 @@ impl Replica {
     /// Runs `inputs` in one go, each for less than its deadline, and puts the replica back.
     /// `runs` is filled with those that returned normally and can be relied on.
     ///
-    /// With `filter`, counters are stored only for runs in which one of them is above the novelty
-    /// map ([`Self::novelty_mut`]).
+    /// With a `filter`, counters are stored only for runs in which one of them is above the novelty
+    /// map ([`Self::novelty_mut`]); with [`Filter::Application`] the libOS's are neither looked at nor
+    /// stored, and what the map says of them and [`Self::batch_counters`] has of them means nothing.
     ///
     /// Needs [`Engine::HotSet`]; with another engine the batch is of one input.
     ///
@@ -106,7 +107,7 @@ impl Replica {
         &mut self,
         inputs: impl IntoIterator<Item = &'a [u8]>,
         time: BatchTime,
-        filter: bool,
+        filter: Filter,
         runs: &mut Vec<BatchRun>,
     ) -> Result<BatchReport, ReplicaError> {
         let ran = self.go_through(inputs, time, filter, runs)?;
@@ -126,7 +127,7 @@ impl Replica {
         time: BatchTime,
         runs: &mut Vec<BatchRun>,
     ) -> Result<(BatchReport, Vec<u64>), ReplicaError> {
-        let ran = self.go_through(inputs, time, false, runs)?;
+        let ran = self.go_through(inputs, time, Filter::Off, runs)?;
         let pages = self.differing_pages();
         Ok((self.judge_batch(ran, runs)?, pages))
     }
@@ -136,7 +137,7 @@ impl Replica {
         &mut self,
         inputs: impl IntoIterator<Item = &'a [u8]>,
         time: BatchTime,
-        filter: bool,
+        filter: Filter,
         runs: &mut Vec<BatchRun>,
     ) -> Result<Ran, ReplicaError> {
         runs.clear();
@@ -155,7 +156,7 @@ impl Replica {
             count: taken as u64,
             hot_count,
             input_extent: self.input_extent,
-            filter: filter.into(),
+            filter: filter as u64,
             ..Control::default()
         };
         windows::set_control(&mut self.vm.memory, plan, &before);
@@ -323,7 +324,7 @@ impl Replica {
             let record = windows::record(memory, plan, i);
             let slot = (record.slot != unifork_abi::NO_SLOT).then_some(record.slot);
             let stored = slot.is_none_or(|slot| u64::from(slot) < after.stored);
-            let kept = before.filter == 1 || before.count == 1 || slot.is_some();
+            let kept = before.filter != Filter::Off as u64 || before.count == 1 || slot.is_some();
             let given = self.ring.get(i) == Some(&(record.input_offset, record.input_len));
             if record.state != RunState::Done as u32 || !given || !stored || !kept {
                 return None;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
-use unifork_vmm::{Engine, Kvm, Replica, ReplicaError, Snapshot, SnapshotError, Space};
+use unifork_abi::Filter;
+use unifork_vmm::{BatchTime, Engine, Kvm, Replica, ReplicaError, Snapshot, SnapshotError, Space};
 
 use crate::common::{frozen, kvm, reference};
 use crate::equivalence::{rounds, same_state, seed};
@@ -179,7 +180,7 @@ fn use_it(kvm: &Kvm, snapshot: &Arc<Snapshot>) -> Result<(), ReplicaError> {
         fork.reset()?;
         fork.novelty_mut().fill(0);
         let inputs = std::iter::repeat_n(input, 3);
-        fork.run_batch(inputs, Duration::from_millis(20), true, &mut runs)?;
+        fork.run_batch(inputs, BatchTime::each(Duration::from_millis(20)), Filter::All, &mut runs)?;
         let _cut = fork.batch_counters(u32::MAX);
     }
     fork.begin(b"tree", Duration::from_millis(20))?;
