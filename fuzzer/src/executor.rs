@@ -154,7 +154,7 @@ impl ReplicaExecutor {
     }
 
     /// Whether the campaign is over. One atomic load and two comparisons.
-    fn over(&self, execs: u64) -> bool {
+    pub(crate) fn over(&self, execs: u64) -> bool {
         signals::stop_requested()
             || self.limits.execs.is_some_and(|limit| execs >= limit)
             || self.limits.until.is_some_and(|until| self.now >= until)

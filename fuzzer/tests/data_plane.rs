@@ -8,7 +8,10 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use unifork_vmm::{BatchEnd, BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Snapshot};
+use unifork_abi::Filter;
+use unifork_vmm::{
+    BatchEnd, BatchTime, BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Snapshot,
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Inputs of a batch.
@@ -68,7 +71,14 @@ fn a_batch_of_a_real_image_allocates_nothing() {
         for round in 0..200 {
             let before = ASKED.get();
             let batch = std::iter::repeat_n(seed.as_slice(), BATCH);
-            let report = fork.run_batch(batch, DEADLINE, round % 2 == 0, &mut runs).unwrap();
+            let report = fork
+                .run_batch(
+                    batch,
+                    BatchTime::each(DEADLINE),
+                    [Filter::Off, Filter::Application][round % 2],
+                    &mut runs,
+                )
+                .unwrap();
             let asked = ASKED.get() - before;
             assert!(round < 5 || asked == 0, "{name}, round {round}: {asked}");
             assert_eq!(report.taken, BATCH, "{name}");
@@ -104,7 +114,7 @@ fn a_batch_that_is_stopped_allocates_for_its_outcome_alone() {
     for round in 0..100 {
         let batch = (0..BATCH).map(|i| if i == BATCH / 2 { &b"NU"[..] } else { seed.as_slice() });
         let before = ASKED.get();
-        let report = fork.run_batch(batch, DEADLINE, true, &mut runs).unwrap();
+        let report = fork.run_batch(batch, BatchTime::each(DEADLINE), Filter::All, &mut runs).unwrap();
         let asked = ASKED.get() - before;
         let ended = matches!(report.end, BatchEnd::Stopped { at, .. } if at == BATCH / 2);
         assert!(round < 5 || asked == usize::from(ended), "round {round}: {asked}, {:?}", report.end);

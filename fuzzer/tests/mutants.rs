@@ -14,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use unifork_harnesses::BuildRequest;
 use unifork_vmm::reset::Mutation;
 use unifork_vmm::{
-    BatchEnd, BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Snapshot, Space,
+    BatchEnd, BatchTime, BootEnd, Engine, GuestImage, Kvm, MachineConfig, Outcome, Replica, Snapshot, Space,
 };
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ fn noticed(
     for round in 0..ROUNDS {
         let inputs: Vec<Vec<u8>> = (0..rng.random_range(2..24)).map(|_| input(&mut rng)).collect();
         let all = inputs.iter().map(Vec::as_slice);
-        let (report, pages) = batched.run_batch_and_look(all, DEADLINE, &mut runs).unwrap();
+        let (report, pages) = batched.run_batch_and_look(all, BatchTime::each(DEADLINE), &mut runs).unwrap();
         let mut dirtied = Vec::new();
         for (n, input) in inputs.iter().take(report.taken).enumerate() {
             let outcome = alone.run(input, DEADLINE).unwrap();
@@ -105,11 +105,15 @@ fn mistakes_planted_in_what_the_host_does_for_batches_are_noticed() {
 
 /// The kernel with the first instruction behind `unifork_resume` that begins with `code` made nothing.
 fn without(code: &[u8], bytes: usize) -> Vec<u8> {
-    let mut kernel = unifork_guest::KERNEL.to_vec();
+    nor(unifork_guest::KERNEL.to_vec(), code, bytes)
+}
+
+/// [`without`], of a kernel that lacks something already.
+fn nor(mut kernel: Vec<u8>, code: &[u8], bytes: usize) -> Vec<u8> {
     let header = kernel.windows(8).position(|eight| eight == unifork_abi::KERNEL_MAGIC).unwrap();
     let resume = u64::from_le_bytes(kernel[header + 40..header + 48].try_into().unwrap());
     let resume = header + (resume - unifork_abi::KERNEL_VA) as usize;
-    let at = kernel[resume..resume + 128].windows(code.len()).position(|window| window == code);
+    let at = kernel[resume..resume + 160].windows(code.len()).position(|window| window == code);
     let at = resume + at.expect("the run loop has this instruction");
     kernel[at..at + bytes].fill(0x90);
     kernel
@@ -137,7 +141,13 @@ fn mistakes_planted_in_the_guests_run_loop_are_noticed() {
         // Intel SDM volume 2: the opcodes, with a 32-bit address.
         ("xrstor64", &fpu, without(&[0x48, 0x0f, 0xae, 0x2c, 0x25], 9), true),
         ("wrfsbase rax", &bases, without(&[0xf3, 0x48, 0x0f, 0xae, 0xd0], 5), true),
-        ("wrgsbase rax", &bases, without(&[0xf3, 0x48, 0x0f, 0xae, 0xd8], 5), true),
+        // On Intel a null selector clears the base as well.
+        (
+            "mov gs; wrgsbase rax",
+            &bases,
+            nor(without(&[0x8e, 0xe8], 2), &[0xf3, 0x48, 0x0f, 0xae, 0xd8], 5),
+            true,
+        ),
         ("push 2; popfq", &fpu, without(&[0x6a, 0x02, 0x9d], 3), true),
     ];
     for (left_out, image, kernel, wrong) in kernels {

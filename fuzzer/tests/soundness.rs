@@ -53,7 +53,7 @@ impl Harness {
     /// One of the seeds, with up to three bytes of it changed; or now and then what ends badly.
     fn input(&self, seeds: &[Vec<u8>], rng: &mut StdRng) -> Vec<u8> {
         let mut input = seeds[rng.random_range(0..seeds.len())].clone();
-        if let Some(trigger) = self.trigger.as_ref().filter(|_| rng.random_ratio(1, 4)) {
+        if let Some(trigger) = self.trigger.as_ref().filter(|_| rng.random_ratio(1, 2)) {
             input = [trigger, input.as_slice()].concat();
         }
         for _ in 0..rng.random_range(0..4) {

@@ -28,6 +28,7 @@ use crate::services::{self, Services};
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::stack::{self, StackError};
 use crate::vcpu::VcpuError;
+use crate::vcpu::cpuid::CpuModel;
 use crate::vm::{Event, Tracking, Vm};
 use crate::windows;
 
@@ -55,6 +56,9 @@ pub struct MachineConfig {
     pub boot_deadline: Duration,
     /// Whether `syscall` instructions are rewritten into calls of the libOS. Default: yes.
     pub direct_calls: bool,
+    /// The CPU that the guest sees. Default, and with it what the snapshot says: the better of those
+    /// that the host can be.
+    pub cpu_model: Option<CpuModel>,
 }
 
 impl Default for MachineConfig {
@@ -67,6 +71,7 @@ impl Default for MachineConfig {
             env: Vec::new(),
             boot_deadline: Duration::from_secs(30),
             direct_calls: true,
+            cpu_model: None,
         }
     }
 }
@@ -76,6 +81,9 @@ impl Default for MachineConfig {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BootError {
+    /// The CPU model needs what the host's CPU lacks.
+    #[error("a guest with {} needs AVX2, BMI and FMA, which this host's CPU lacks", .0.name())]
+    Cpu(CpuModel),
     /// The application cannot be loaded.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -185,6 +193,7 @@ pub fn boot_with(
     let kernel = GuestImage::parse_within("libOS kernel".into(), kernel.into(), KERNEL_VA..KERNEL_END_VA)?;
     let header = kernel_header(&kernel)?;
     let mut config = config.clone();
+    choose_cpu(kvm, &mut config)?;
     if config.args.is_empty() {
         config.args = vec![image.name().to_owned()];
     }
@@ -250,6 +259,8 @@ fn service_bits(services: Option<&dyn Services>) -> u64 {
 ///
 /// As [`boot`].
 pub fn boot_bare(kvm: &Kvm, image: &GuestImage, config: &MachineConfig) -> Result<Boot, BootError> {
+    let mut configured = config.clone();
+    choose_cpu(kvm, &mut configured)?;
     let started = Instant::now();
     let plan = Plan::new(sizes(config), None, Some(image), 0)?;
     let (mut memory, file) = GuestMemory::for_boot(config.memory_bytes, plan.windows.bytes)?;
@@ -264,11 +275,18 @@ pub fn boot_bare(kvm: &Kvm, image: &GuestImage, config: &MachineConfig) -> Resul
         app_bias: image.bias(),
         resume: 0,
         doors: None,
-        config: config.clone(),
+        config: configured,
     };
     let start = Start { rip: image.entry, rsp: abi::STACK_TOP_VA, syscall_entry: image.entry };
     let images = [Arc::from([]), Arc::clone(image.bytes())];
     run_and_freeze(kvm, memory, file, &plan, start, info, images, started, None)
+}
+
+/// Writes down which CPU the guest sees, so that every fork sees the same wherever it runs.
+fn choose_cpu(kvm: &Kvm, config: &mut MachineConfig) -> Result<(), BootError> {
+    let best = kvm.caps().cpu_model;
+    let model = *config.cpu_model.get_or_insert(best);
+    if model == CpuModel::V3 && best != CpuModel::V3 { Err(BootError::Cpu(model)) } else { Ok(()) }
 }
 
 fn sizes(config: &MachineConfig) -> Sizes {
@@ -477,7 +495,8 @@ fn write_boot_info(
 ) -> Result<(), StackError> {
     // Linux include/uapi/linux/auxvec.h: PHDR PHENT PHNUM PAGESZ BASE FLAGS ENTRY UID EUID GID EGID
     // HWCAP CLKTCK SECURE.
-    let [_, _, _, hwcap] = crate::vcpu::cpuid::CpuModel::of_host().lookup(1, 0);
+    let model = config.cpu_model.unwrap_or_else(CpuModel::of_host);
+    let [_, _, _, hwcap] = model.lookup(1, 0);
     let auxv = [
         (3, image.headers.address),
         (4, image.headers.entry_bytes),

@@ -142,7 +142,10 @@ impl Replica {
     /// [`ReplicaError`]; the replica must be dropped then.
     pub(crate) fn retarget(&mut self, snapshot: &Arc<Snapshot>) -> Result<bool, ReplicaError> {
         let (old, new) = (self.snapshot.info(), snapshot.info());
-        if self.snapshot.memory_bytes() != snapshot.memory_bytes() || old.windows.bytes != new.windows.bytes {
+        let same_cpu = self.snapshot.vcpu().model == snapshot.vcpu().model;
+        let same_sizes =
+            self.snapshot.memory_bytes() == snapshot.memory_bytes() && old.windows.bytes == new.windows.bytes;
+        if !same_cpu || !same_sizes {
             return Ok(false);
         }
         self.go_to_root()?;

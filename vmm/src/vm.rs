@@ -109,7 +109,9 @@ impl Vm {
         let error = |ioctl: &'static str| move |source: io::Error| VcpuError { ioctl, source };
         let (fd, manual) = timed(&mut times.vm, || Self::create_fd(kvm, tracking))?;
         timed(&mut times.memory, || Self::set_slots(&fd, &memory, tracking))?;
-        let vcpu = timed(&mut times.vcpu, || Vcpu::create(&fd, kvm.caps().cpu_model))?;
+        let vcpu = timed(&mut times.vcpu, || {
+            Vcpu::create(&fd, info.config.cpu_model.unwrap_or(kvm.caps().cpu_model))
+        })?;
         let ring = match tracking {
             Tracking::Ring => Some(vcpu.map_ring().map_err(error("mmap"))?),
             _ => None,

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libafl::corpus::CorpusId;
-use libafl::executors::HasObservers;
 use libafl::inputs::{BytesInput, ResizableMutator as _};
 use libafl::mutators::{MutationResult, Mutator, Tokens};
 use libafl::observers::cmp::{CmpValues, CmpValuesMetadata, CmplogBytes};
@@ -30,7 +29,8 @@ use unifork_vmm::layout::Layout;
 use unifork_vmm::{Engine, Kvm, Replica, Snapshot};
 
 use crate::campaign::{CampaignError, State};
-use crate::observer::{Observers, SharedRun};
+use crate::executor::ReplicaExecutor;
+use crate::observer::SharedRun;
 
 /// Words that comparisons add to the dictionary, at most.
 const WORDS_MAX: usize = 512;
@@ -103,27 +103,34 @@ impl TraceStage {
 #[derive(Debug)]
 pub(crate) struct Optional(pub(crate) Option<TraceStage>);
 
-impl<E, EM, Z> Stage<E, EM, State, Z> for Optional
-where
-    E: HasObservers<Observers = Observers>,
-{
-    fn perform(&mut self, _: &mut Z, _: &mut E, state: &mut State, _: &mut EM) -> Result<(), Error> {
-        self.0.as_mut().map_or(Ok(()), |stage| stage.perform(state))
+impl<EM, Z> Stage<ReplicaExecutor, EM, State, Z> for Optional {
+    fn perform(
+        &mut self,
+        _: &mut Z,
+        executor: &mut ReplicaExecutor,
+        state: &mut State,
+        _: &mut EM,
+    ) -> Result<(), Error> {
+        self.0.as_mut().map_or(Ok(()), |stage| stage.perform(executor, state))
     }
 }
 
 impl TraceStage {
-    fn perform(&mut self, state: &mut State) -> Result<(), Error> {
+    fn perform(&mut self, executor: &mut ReplicaExecutor, state: &mut State) -> Result<(), Error> {
         let values = state.metadata_or_insert_with(CmpValuesMetadata::new);
         values.list.clear();
         self.replacements.borrow_mut().clear();
         if state.current_testcase()?.scheduled_count() > 0 {
             return Ok(());
         }
+        if executor.over(*state.executions()) {
+            return Err(Error::shutting_down());
+        }
         let input: BytesInput = state.current_input_cloned()?;
         let traced = self.tracer.trace(input.as_ref()).map_err(|fault| self.last.stop_with(fault))?;
         let Some(comparisons) = traced else { return Ok(()) };
         *state.executions_mut() += 1;
+        executor.tally.runs += 1;
         let values = state.metadata_mut::<CmpValuesMetadata>()?;
         for comparison in &comparisons {
             add_values(comparison, &mut values.list);

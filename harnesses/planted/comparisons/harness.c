@@ -3,8 +3,8 @@
  *
  * Trigger:  a record of these fields, each checked only when those before it are right:
  *             8 bytes   two magic numbers in one: 0x7d6e5f4a3b2c1d0e, little-endian
- *             the end   behind all other fields, a word that strcmp finds to be "open-sesame"
- *             4 bytes   the length of the whole input, big-endian
+ *             the end   behind all other fields, up to ";", a word that strcmp finds to be "open-sesame"
+ *             4 bytes   the length of all that, big-endian
  *             4 x 2     four numbers compared in nested ifs: 0x1234, 0x5678, 0x1a3c, 0x5e70
  *             8 bytes   "SESSION:" compared by memcmp
  *             4 bytes   a sum over all that is before it, little-endian, seven bits of each byte
@@ -42,14 +42,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     enum { HEAD = 8 + 4 + 8 + 8 + 4 };
     char word[32] = "";
 
-    if (size < HEAD + 1 || size > HEAD + sizeof word - 1)
+    if (size < HEAD)
         return 0;
     if (little(data, 8) != 0x7d6e5f4a3b2c1d0e)
         return 0;
-    memcpy(word, data + HEAD, size - HEAD);
+    size_t length = 0;
+    for (; length < sizeof word - 1 && HEAD + length < size && data[HEAD + length] != ';'; length++)
+        word[length] = (char)data[HEAD + length];
     if (strcmp(word, "open-sesame") != 0)
         return 0;
-    if (big(data + 8) != size)
+    if (big(data + 8) != HEAD + length)
         return 0;
     if (little(data + 12, 2) == 0x1234)
         if (little(data + 14, 2) == 0x5678)

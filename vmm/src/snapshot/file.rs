@@ -16,7 +16,8 @@
 //! |     32 |     4 | CRC-32C of the state section                              |
 //! |     36 |     4 | CPU features: the model (2 or 3 for x86-64-v2 or -v3)     |
 //! |     40 |     4 | CPU features: bytes of XSAVE state                        |
-//! |     44 |  4052 | zero                                                      |
+//! |     44 |    16 | CPU features that the guest sees: CPUID 1.ECX, 1.EDX, 7.EBX, 8000_0001.ECX |
+//! |     60 |  4036 | zero                                                      |
 //! |   4096 |     … | state section (postcard), padded with zeroes to a page    |
 //! |      … |     … | memory section, page-aligned so that it is mapped         |
 //!
@@ -140,6 +141,9 @@ impl Snapshot {
         header[32..36].copy_from_slice(&crc32c::crc32c(state).to_le_bytes());
         header[36..40].copy_from_slice(&model_number(self.vcpu().model).to_le_bytes());
         header[40..44].copy_from_slice(&(self.vcpu().xsave.len() as u32 * 4).to_le_bytes());
+        for (at, word) in (44..).step_by(4).zip(features(self.vcpu().model)) {
+            header[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
         let crc = crc32c::crc32c(&header);
         header[12..16].copy_from_slice(&crc.to_le_bytes());
         file.seek(SeekFrom::Start(0))?;
@@ -202,6 +206,13 @@ impl Snapshot {
             name: state.info.name,
         })
     }
+}
+
+/// What the guest sees of a model: it may have chosen its code by that.
+fn features(model: CpuModel) -> [u32; 4] {
+    let ([_, _, ecx, edx], [_, ebx, ..], [_, _, extended, _]) =
+        (model.lookup(1, 0), model.lookup(7, 0), model.lookup(0x8000_0001, 0));
+    [ecx, edx, ebx, extended]
 }
 
 /// A model as the header has it.
@@ -272,6 +283,7 @@ struct Parts {
     state_crc: u32,
     model: u32,
     xsave_bytes: u32,
+    features: [u32; 4],
 }
 
 fn damaged(path: &Path, what: &str) -> SnapshotError {
@@ -314,9 +326,14 @@ fn read_state(path: &Path) -> Result<(File, Parts, State), SnapshotError> {
         return Err(damaged(path, "its list of pages does not fit its memory"));
     }
     let agree = model_number(state.vcpu.model) == parts.model
+        && state.info.config.cpu_model == Some(state.vcpu.model)
         && state.vcpu.xsave.len() as u64 * 4 == u64::from(parts.xsave_bytes);
     if !agree {
         return Err(damaged(path, "its header and its state section disagree"));
+    }
+    if parts.features != features(state.vcpu.model) {
+        let needs = "a CPU model that this build does not have (its features are others)".to_owned();
+        return Err(SnapshotError::Cpu { path: path.to_owned(), needs });
     }
     Ok((file, parts, state))
 }
@@ -352,5 +369,6 @@ fn check_header(
         state_crc: half(header, 32),
         model: half(header, 36),
         xsave_bytes: half(header, 40),
+        features: [44, 48, 52, 56].map(|at| half(header, at)),
     })
 }

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use unifork_vmm::testing::{CALL_BYTES, DONE};
-use unifork_vmm::{BootEnd, Cause, Crash, CrashKind, Engine, Outcome};
+use unifork_vmm::testing::{self, CALL_BYTES, DONE};
+use unifork_vmm::vcpu::cpuid::CpuModel;
+use unifork_vmm::{
+    BootEnd, Cause, Crash, CrashKind, Engine, MachineConfig, Outcome, Replica, Snapshot, SnapshotError,
+};
 
 use crate::common::{DEADLINE, boot, fork};
 
@@ -126,4 +129,31 @@ fn a_bare_round_trip_can_be_measured() {
     let sample = unifork_vmm::bench::round_trip(&crate::common::kvm(), 2000).unwrap();
     println!("round trip: p50 {:?}, p90 {:?}", sample.percentile(50), sample.percentile(90));
     assert!(sample.percentile(50) > Duration::ZERO);
+}
+
+#[test]
+fn every_fork_sees_the_cpu_that_its_snapshot_was_taken_with() {
+    let code = [0xb8, 7, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2, 0x88, 0x04, 0x25, 0, 0, 0, 0];
+    let kvm = crate::common::kvm();
+    for model in [CpuModel::V2, kvm.caps().cpu_model] {
+        let config = MachineConfig { cpu_model: Some(model), ..crate::common::small() };
+        let snapshot = crate::common::frozen_image(&testing::snapshot_then(&code), &config);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.snap");
+        snapshot.write_to(&file).unwrap();
+        let opened = Snapshot::open(&file).unwrap();
+        for snapshot in [snapshot, opened] {
+            let mut fork = Replica::spawn(&kvm, &snapshot, Engine::HotSet).unwrap();
+            let Outcome::Crash(crash) = fork.run(b"", DEADLINE).unwrap() else { panic!("no crash") };
+            assert_eq!(crash.registers.rbx, u64::from(model.lookup(7, 0)[1]), "{model:?}");
+        }
+        // The features are in the header; other ones are another build's.
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[52] ^= 1;
+        bytes[12..16].fill(0);
+        let crc = crc32c::crc32c(&bytes[..4096]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&file, &bytes).unwrap();
+        assert!(matches!(Snapshot::open(&file), Err(SnapshotError::Cpu { .. })));
+    }
 }
