@@ -284,7 +284,6 @@ impl Campaign {
 
     /// Sees what a new entry compares with what, and puts one where the other is; nothing when the
     /// campaign does without.
-    #[expect(clippy::type_complexity, reason = "LibAFL's stages are types")]
     fn comparison_stages(
         &mut self,
     ) -> (
