@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Fuzz(cmd::fuzz::Args),
     /// Run a finding again and explain it
     Repro(cmd::repro::Args),
+    /// Make an input as small as it can be, with the same end
+    Tmin(cmd::tmin::Args),
     /// Run inputs on forks for programs that ask over a socket
     Serve(cmd::serve::Args),
     /// Measure

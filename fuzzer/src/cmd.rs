@@ -13,10 +13,13 @@ pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod doctor;
 pub(crate) mod fuzz;
+pub(crate) mod progress;
 pub(crate) mod repro;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
+pub(crate) mod subject;
+pub(crate) mod tmin;
 
 use std::fmt::Write as _;
 use std::io::Write as _;

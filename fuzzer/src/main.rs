@@ -24,6 +24,7 @@ mod report;
 mod scheduler;
 mod seeds;
 mod services;
+mod shrink;
 mod signals;
 mod stage;
 mod syscalls;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Snapshot(args) => cmd::snapshot::run(&args, json),
         Command::Fuzz(args) => cmd::fuzz::run(&args, json),
         Command::Repro(args) => cmd::repro::run(&args, json),
+        Command::Tmin(args) => cmd::tmin::run(&args, json),
         Command::Serve(args) => cmd::serve::run(&args, json),
         Command::Bench(args) => cmd::bench::run(&args, json),
     };

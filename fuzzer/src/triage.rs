@@ -134,6 +134,8 @@ pub(crate) struct Probed {
     pub(crate) console: Vec<u8>,
     /// Of the application's raw counters.
     pub(crate) coverage_hash: u64,
+    /// The application's raw counters.
+    pub(crate) counters: Vec<u8>,
     /// System calls of this run that the libOS did not serve.
     pub(crate) unserved: Vec<(u64, u32)>,
 }
@@ -150,9 +152,10 @@ impl Probe {
         // A fork that is never put back needs no engine; this one sets nothing up.
         let mut replica = Replica::spawn(&self.kvm, &self.snapshot, Engine::CopyAll)?;
         let outcome = replica.run(input, self.deadline)?;
-        let coverage_hash = hash_std(replica.counters(Space::Application));
+        let counters = replica.counters(Space::Application).to_vec();
+        let coverage_hash = hash_std(&counters);
         let sighting = self.triage.sight(&replica, &outcome);
         let unserved = replica.unserved();
-        Ok(Probed { outcome, sighting, console: replica.console(), coverage_hash, unserved })
+        Ok(Probed { outcome, sighting, console: replica.console(), coverage_hash, counters, unserved })
     }
 }

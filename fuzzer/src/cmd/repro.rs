@@ -4,15 +4,15 @@
 //! each time); 1 when it did not; 2 for files that cannot be used; 3 when the host failed.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use unifork_vmm::Outcome;
 
+use crate::cmd::subject::Subject;
 use crate::cmd::{BlameExt as _, Failure, Status, say};
 use crate::findings::Record;
-use crate::machine::{self, MachineArgs};
+use crate::machine::MachineArgs;
 use crate::report;
 use crate::syscalls;
 use crate::triage::{Probe, Probed};
@@ -54,62 +54,20 @@ struct Agreement {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
-    let (input_path, record) = find(args)?;
-    let input = fs::read(&input_path).map_err(|error| {
-        Failure::usage(anyhow::Error::from(error).context(format!("cannot read {}", input_path.display())))
-            .help("give a finding's folder, or a file that holds an input")
-    })?;
-    let Some(image) =
-        args.image.clone().or_else(|| record.as_ref().map(|record| record.machine.image.clone()))
-    else {
-        let error = anyhow::anyhow!("{} does not say which image it belongs to", args.finding.display());
-        return Err(Failure::usage(error).help("name it with --image"));
-    };
-    let mut sizes = args.machine.clone();
-    if let Some(record) = &record {
-        sizes.memory = record.machine.memory_bytes;
-        sizes.input_max = record.machine.input_max;
-    }
-    let machine = machine::open(&image, &sizes).map_err(super::machine_failure)?;
-    if input.len() as u64 > machine.snapshot.input_max() {
-        let error = anyhow::anyhow!("{} is longer than the machine's longest input", input_path.display());
-        return Err(Failure::usage(error).help("raise --input-max"));
-    }
-    let id = format!("{:016x}", machine.snapshot.id());
-    if let Some(record) = record.as_ref().filter(|record| record.machine.snapshot != id) {
-        let found = &record.machine.snapshot;
-        eprintln!(
-            "unifork: warning: it was found in snapshot {found}, this one is {id}: the image or unifork changed"
-        );
-    }
-    let recorded = record.as_ref().map_or(1000, |record| record.machine.deadline_ms);
-    let deadline = args.deadline.unwrap_or(Duration::from_millis(recorded));
-
+    let subject = Subject::read(&args.finding)?;
+    let machine = subject.open(args.image.as_deref(), &args.machine)?;
+    let (input, record) = (&subject.input, subject.record.as_ref());
+    let deadline = subject.deadline(args.deadline);
     let probe = Probe::new(machine.kvm.clone(), machine.snapshot.clone(), deadline);
-    let first = probe.run(&input).or_host()?;
-    let mut agreement =
-        Agreement { runs: args.runs, agree: 1, as_recorded: as_recorded(&first, record.as_ref()) };
+    let first = probe.run(input).or_host()?;
+    let mut agreement = Agreement { runs: args.runs, agree: 1, as_recorded: as_recorded(&first, record) };
     for _ in 1..args.runs {
-        let again = probe.run(&input).or_host()?;
+        let again = probe.run(input).or_host()?;
         agreement.agree += u32::from(agrees(&first, &again));
     }
-    say(&if json { tell_json(&first, &agreement) } else { tell(args, &first, record.as_ref(), &agreement) });
+    say(&if json { tell_json(&first, &agreement) } else { tell(args, &first, record, &agreement) });
     let reproduced = agreement.as_recorded && agreement.agree == agreement.runs;
     Ok(if reproduced { Status::Done } else { Status::Negative })
-}
-
-/// The input, and the record where there is one.
-fn find(args: &Args) -> Result<(PathBuf, Option<Record>), Failure> {
-    if !args.finding.is_dir() {
-        return Ok((args.finding.clone(), None));
-    }
-    let input = args.finding.join("input");
-    if args.finding.join("report.json").exists() {
-        let help = "give its input and --image instead";
-        let record = Record::read(&args.finding).map_err(|error| Failure::usage(error).help(help))?;
-        return Ok((input, Some(record)));
-    }
-    Ok((input, None))
 }
 
 fn as_recorded(first: &Probed, record: Option<&Record>) -> bool {
