@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Repro(cmd::repro::Args),
     /// Make an input as small as it can be, with the same end
     Tmin(cmd::tmin::Args),
+    /// Keep of a corpus what reaches all that it reaches
+    Cmin(cmd::cmin::Args),
     /// Run inputs on forks for programs that ask over a socket
     Serve(cmd::serve::Args),
     /// Measure

@@ -10,6 +10,7 @@ mod campaign;
 mod cli;
 mod clock;
 mod cmd;
+mod cover;
 mod executor;
 mod feedback;
 mod findings;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Snapshot(args) => cmd::snapshot::run(&args, json),
         Command::Fuzz(args) => cmd::fuzz::run(&args, json),
         Command::Repro(args) => cmd::repro::run(&args, json),
+        Command::Cmin(args) => cmd::cmin::run(&args, json),
         Command::Tmin(args) => cmd::tmin::run(&args, json),
         Command::Serve(args) => cmd::serve::run(&args, json),
         Command::Bench(args) => cmd::bench::run(&args, json),

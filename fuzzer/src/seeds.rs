@@ -55,19 +55,9 @@ pub(crate) struct Seeds {
     pub(crate) too_long: Vec<PathBuf>,
 }
 
-/// Reads every file in `dirs` and their sub-folders, in order of path; names that start with a
-/// dot are skipped, and so is `README.md`, which says where seeds are from.
+/// Reads every file that [`files`] finds.
 pub(crate) fn read(dirs: &[PathBuf], input_max: u64) -> Result<Seeds, SeedsError> {
-    let mut files = Vec::new();
-    for dir in dirs {
-        if dir.is_file() {
-            files.push(dir.clone());
-        } else {
-            walk(dir, &mut files)?;
-        }
-    }
-    files.sort();
-    files.dedup();
+    let files = files(dirs)?;
     let mut seeds = Seeds::default();
     for path in files {
         let bytes = fs::read(&path).map_err(|source| SeedsError::Read {
@@ -87,12 +77,39 @@ pub(crate) fn read(dirs: &[PathBuf], input_max: u64) -> Result<Seeds, SeedsError
     Ok(seeds)
 }
 
+/// Every file in `dirs` and their sub-folders, in order of path: seeds, or a corpus of libFuzzer's, AFL++'s or
+/// ours. What is no input is skipped: names that start with a dot (AFL++'s `.state`), the files that
+/// say where seeds are from, and of an output folder of AFL++'s or ours all but its queue.
+pub(crate) fn files(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, SeedsError> {
+    let mut files = Vec::new();
+    for dir in dirs {
+        if dir.is_file() {
+            files.push(dir.clone());
+        } else {
+            walk(dir, &mut files)?;
+        }
+    }
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
+/// Files that say where inputs are from; AFL++ puts the second beside its crashes.
+const NOTES: [&str; 2] = ["README.md", "README.txt"];
+
+/// One of these beside a folder `queue` makes an output folder: of AFL++, of unifork.
+const MARKS: [&str; 4] = ["fuzzer_stats", "fuzzer_setup", "state.postcard", "stats.jsonl"];
+
 fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), SeedsError> {
+    let queue = dir.join("queue");
+    if queue.is_dir() && MARKS.iter().any(|mark| dir.join(mark).is_file()) {
+        return walk(&queue, files);
+    }
     let failed = |source| SeedsError::Read { what: "seed folder", path: dir.to_path_buf(), source };
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
-        if name.to_string_lossy().starts_with('.') || name == "README.md" {
+        if name.to_string_lossy().starts_with('.') || NOTES.iter().any(|&note| name == note) {
             continue;
         }
         // Links to folders are not followed: they may lead in a circle.
@@ -183,6 +200,30 @@ mod tests {
         let bytes: Vec<_> = seeds.usable.iter().map(|seed| seed.bytes.as_slice()).collect();
         assert_eq!(bytes, [b"bb".as_slice(), b"a"]);
         assert_eq!(seeds.too_long, [folder("long")]);
+    }
+
+    #[test]
+    fn of_an_output_folder_only_the_queue_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str| dir.path().join(name);
+        for name in ["main/queue/.state/deterministic_done", "main/crashes", "plain/queue"] {
+            fs::create_dir_all(folder(name)).unwrap();
+        }
+        for name in [
+            "main/fuzzer_stats",
+            "main/cmdline",
+            "main/queue/id:000000,orig:a",
+            "main/queue/.state/deterministic_done/id:000000,orig:a",
+            "main/crashes/README.txt",
+            "main/crashes/id:000000",
+            "plain/queue/one",
+            "plain/two",
+        ] {
+            fs::write(folder(name), name).unwrap();
+        }
+        let expected = ["main/queue/id:000000,orig:a", "plain/queue/one", "plain/two"].map(folder);
+        assert_eq!(files(&[dir.path().to_path_buf()]).unwrap(), expected);
+        assert_eq!(files(&[folder("main/crashes")]).unwrap(), [folder("main/crashes/id:000000")]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn help_texts_are_as_stored() {
         "fuzz",
         "repro",
         "tmin",
+        "cmin",
         "serve",
         "bench",
         "bench spawn",

@@ -1,0 +1,104 @@
+//! What inputs reach, many per `KVM_RUN`.
+
+use std::time::Duration;
+
+use unifork_abi::Filter;
+use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome, Replica, ReplicaError, Space};
+
+use crate::machine::Machine;
+use crate::signals;
+use crate::triage::Probe;
+
+/// Deadlines that a batch may take in all, so that Ctrl-C is seen in time.
+const BUDGET: u32 = 2;
+
+/// How an input ended.
+#[derive(Debug)]
+pub(super) enum End<'a> {
+    /// Well, with these counters of the application.
+    Good(&'a [u8]),
+    /// The harness returned -1: it is to be kept out of a corpus.
+    Rejected,
+    /// Badly; what it is called.
+    Bad(String),
+}
+
+/// Runs inputs.
+#[derive(Debug)]
+pub(super) struct Measure {
+    probe: Probe,
+    replica: Replica,
+    deadline: Duration,
+    runs: Vec<BatchRun>,
+    edges: usize,
+}
+
+impl Measure {
+    pub(super) fn new(machine: &Machine, deadline: Duration) -> Result<Self, ReplicaError> {
+        Ok(Self {
+            probe: Probe::new(machine.kvm.clone(), machine.snapshot.clone(), deadline),
+            replica: Replica::spawn(&machine.kvm, &machine.snapshot, Engine::HotSet)?,
+            deadline,
+            runs: Vec::new(),
+            edges: machine.snapshot.counter_count(Space::Application),
+        })
+    }
+
+    /// Runs all of `inputs`, and tells of each, in order; fewer when someone asks to stop.
+    pub(super) fn run(
+        &mut self,
+        inputs: &[Vec<u8>],
+        mut tell: impl FnMut(usize, End<'_>),
+    ) -> Result<(), ReplicaError> {
+        let mut next = 0;
+        while next < inputs.len() && !signals::stop_requested() {
+            let rest = inputs[next..].iter().map(Vec::as_slice);
+            let time = BatchTime { deadline: self.deadline, budget: self.deadline * BUDGET };
+            let report = self.replica.run_batch(rest, time, Filter::Off, &mut self.runs)?;
+            let (finished, alone) = match report.end {
+                BatchEnd::Complete => (report.taken, 0),
+                BatchEnd::Stopped { at, .. } => (at, 1),
+                BatchEnd::Spoiled => (0, report.taken),
+            };
+            for (at, run) in (next..).zip(&self.runs).take(finished) {
+                // A batch of one stores no counters beside those of the replica.
+                let counters = match run.slot {
+                    Some(slot) => &self.replica.batch_counters(slot)[..self.edges],
+                    None => self.replica.counters(Space::Application),
+                };
+                tell(at, if run.code == -1 { End::Rejected } else { End::Good(counters) });
+            }
+            next += finished;
+            for _ in 0..alone {
+                if signals::stop_requested() {
+                    return Ok(());
+                }
+                self.alone(next, &inputs[next], &mut tell)?;
+                next += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn alone(
+        &mut self,
+        at: usize,
+        input: &[u8],
+        tell: &mut impl FnMut(usize, End<'_>),
+    ) -> Result<(), ReplicaError> {
+        match self.replica.run(input, self.deadline)? {
+            Outcome::Done { code: -1 } => tell(at, End::Rejected),
+            Outcome::Done { .. } | Outcome::Exit { .. } => {
+                tell(at, End::Good(self.replica.counters(Space::Application)));
+            }
+            Outcome::Crash(_) | Outcome::Timeout => {
+                let probed = self.probe.run(input)?;
+                match probed.sighting {
+                    Some(sighting) => tell(at, End::Bad(sighting.name)),
+                    None => tell(at, End::Good(&probed.counters)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
