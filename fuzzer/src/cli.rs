@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Fuzz(cmd::fuzz::Args),
     /// Run a finding again and explain it
     Repro(cmd::repro::Args),
+    /// Sort findings: groups, facts, and a page for each
+    Triage(cmd::triage::Args),
     /// Make an input as small as it can be, with the same end
     Tmin(cmd::tmin::Args),
     /// Keep of a corpus what reaches all that it reaches

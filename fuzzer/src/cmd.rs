@@ -21,6 +21,7 @@ pub(crate) mod serve;
 pub(crate) mod snapshot;
 pub(crate) mod subject;
 pub(crate) mod tmin;
+pub(crate) mod triage;
 
 use std::fmt::Write as _;
 use std::io::Write as _;

@@ -20,6 +20,7 @@ mod monitor;
 mod novelty;
 mod observer;
 mod output;
+mod page;
 mod queue;
 mod report;
 mod scheduler;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => cmd::fuzz::run(&args, json),
         Command::Repro(args) => cmd::repro::run(&args, json),
         Command::Cmin(args) => cmd::cmin::run(&args, json),
+        Command::Triage(args) => cmd::triage::run(&args, json),
         Command::Tmin(args) => cmd::tmin::run(&args, json),
         Command::Serve(args) => cmd::serve::run(&args, json),
         Command::Bench(args) => cmd::bench::run(&args, json),

@@ -111,7 +111,7 @@ pub(crate) const PARTIAL_PREFIX: &str = ".partial-";
 /// Writes a file whole or not at all: under another name in the same folder, then renamed. A kill
 /// leaves the old file or the new one, and perhaps a `.partial-` file that the next start removes.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = parent(path);
     let mut file = tempfile::Builder::new()
         .prefix(PARTIAL_PREFIX)
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
@@ -120,6 +120,36 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), OutputError> 
     file.write_all(bytes).map_err(OutputError::io("write", path))?;
     file.persist(path).map_err(|failed| OutputError::io("write", path)(failed.error))?;
     Ok(())
+}
+
+/// Makes a folder whole or not at all: `fill` writes into another one beside it, which then takes its place,
+/// in one step. An older folder of that name is replaced.
+pub(crate) fn write_folder(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), OutputError>,
+) -> Result<(), OutputError> {
+    let parent = parent(path);
+    let partial = tempfile::Builder::new()
+        .prefix(PARTIAL_PREFIX)
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir_in(parent)
+        .map_err(OutputError::io("create a folder in", parent))?;
+    fill(partial.path())?;
+    if fs::symlink_metadata(path).is_ok() {
+        // What is dropped with `partial` is then the older folder.
+        let (here, swap) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+        rustix::fs::renameat_with(here, partial.path(), here, path, swap)
+            .map_err(|error| OutputError::io("replace", path)(error.into()))
+    } else {
+        fs::rename(partial.path(), path).map_err(OutputError::io("write", path))?;
+        let _moved = partial.keep();
+        Ok(())
+    }
+}
+
+/// The folder that `path` is in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Removes what a killed campaign left half-written in `folder`.
@@ -159,5 +189,20 @@ mod tests {
         remove_partial(dir.path());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write_whole(&dir.path().join("none/a"), b"").is_err());
+    }
+
+    #[test]
+    fn a_folder_is_replaced_whole_and_a_failure_leaves_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pages");
+        for name in ["one", "two"] {
+            write_folder(&path, |folder| write_whole(&folder.join(name), name.as_bytes())).unwrap();
+            assert_eq!(fs::read(path.join(name)).unwrap(), name.as_bytes());
+            assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+        }
+        let failed = write_folder(&path, |folder| write_whole(&folder.join("none/three"), b""));
+        assert!(failed.is_err());
+        assert!(path.join("two").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left behind");
     }
 }

@@ -149,9 +149,14 @@ impl Probe {
 
     /// Runs `input` in a fresh fork.
     pub(crate) fn run(&self, input: &[u8]) -> Result<Probed, ReplicaError> {
+        self.run_for(input, self.deadline)
+    }
+
+    /// The same, for at most `deadline`.
+    pub(crate) fn run_for(&self, input: &[u8], deadline: Duration) -> Result<Probed, ReplicaError> {
         // A fork that is never put back needs no engine; this one sets nothing up.
         let mut replica = Replica::spawn(&self.kvm, &self.snapshot, Engine::CopyAll)?;
-        let outcome = replica.run(input, self.deadline)?;
+        let outcome = replica.run(input, deadline)?;
         let counters = replica.counters(Space::Application).to_vec();
         let coverage_hash = hash_std(&counters);
         let sighting = self.triage.sight(&replica, &outcome);

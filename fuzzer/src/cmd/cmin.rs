@@ -4,7 +4,6 @@
 //! image or folders that cannot be used, or when no input ends well; 3 when the host failed.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::cmd::progress::Progress;
 use crate::cmd::{BlameExt as _, Failure, Status, machine_failure, say};
 use crate::cover::Cover;
 use crate::machine::{self, Machine, MachineArgs};
-use crate::output::{OutputError, PARTIAL_PREFIX};
+use crate::output::{self, OutputError};
 use crate::queue::Queue;
 use crate::seeds;
 use crate::signals;
@@ -112,7 +111,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     }
     let kept: Vec<&[u8]> =
         measured.cover.choose().into_iter().map(|owner| measured.owners[owner].as_slice()).collect();
-    write_folder(&args.output, &kept).or_host()?;
+    write_corpus(&args.output, &kept).or_host()?;
     let bytes: usize = kept.iter().map(|input| input.len()).sum();
     say(&if json {
         let line = serde_json::json!({
@@ -227,7 +226,7 @@ fn vacant(folder: &Path) -> Result<(), Failure> {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     };
-    let parent = parent(folder);
+    let parent = output::parent(folder);
     let (error, help) = if taken {
         (anyhow::anyhow!("{} is not an empty folder", folder.display()), "name another with -o, or remove it")
     } else if !parent.is_dir() {
@@ -238,24 +237,10 @@ fn vacant(folder: &Path) -> Result<(), Failure> {
     Err(Failure::usage(error).help(help))
 }
 
-fn parent(folder: &Path) -> &Path {
-    folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Writes `inputs` as a corpus, under another name first.
-fn write_folder(folder: &Path, inputs: &[&[u8]]) -> Result<(), OutputError> {
-    let partial = tempfile::Builder::new()
-        .prefix(PARTIAL_PREFIX)
-        .tempdir_in(parent(folder))
-        .map_err(OutputError::io("create a folder in", parent(folder)))?;
-    let (mut queue, ..) = Queue::open(partial.path(), &partial.path().join("corrupt"))?;
-    for input in inputs {
-        queue.save(input)?;
-    }
-    fs::set_permissions(partial.path(), fs::Permissions::from_mode(0o755))
-        .and_then(|()| fs::rename(partial.path(), folder))
-        .map_err(OutputError::io("write", folder))?;
-    // It is no longer there to be removed.
-    let _renamed = partial.keep();
-    Ok(())
+/// Writes `inputs` as a corpus.
+fn write_corpus(folder: &Path, inputs: &[&[u8]]) -> Result<(), OutputError> {
+    output::write_folder(folder, |partial| {
+        let (mut queue, ..) = Queue::open(partial, &partial.join("corrupt"))?;
+        inputs.iter().try_for_each(|input| queue.save(input).map(drop))
+    })
 }
