@@ -185,8 +185,7 @@ impl Resetter {
             }
             Engine::HotSet => {
                 let wrong = usize::from(self.planted.is(Mutation::SkipHotPage));
-                let count = self.hot.pages().len().saturating_sub(wrong);
-                for &page in &self.hot.pages()[..count] {
+                for &page in self.hot.pages().iter().skip(wrong) {
                     vm.memory.put_back(golden, page.into());
                 }
                 stats.pages = self.hot.pages().len();

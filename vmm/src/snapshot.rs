@@ -16,10 +16,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use memmap2::MmapMut;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -146,13 +146,19 @@ impl Snapshot {
         };
         let io = |op| move |source| MemoryError::Io { op, bytes, source };
         let file = memfd::create(c"unifork-comparisons", bytes).map_err(io("create"))?;
-        for range in self.memory.data_ranges() {
-            let (from, to) = (to_index(range.start), to_index(range.end));
-            file.write_all_at(&self.memory.bytes()[from..to], range.start).map_err(io("fill"))?;
-        }
-        for patch in sites.with() {
-            for (at, bytes) in self.info.layout.pieces(patch.at, &patch.bytes) {
-                file.write_all_at(bytes, at.0).map_err(io("fill"))?;
+        {
+            // Not with `write`: a snapshot file that someone cut off would be a strange EFAULT then, and not the
+            // SIGBUS that it is everywhere else.
+            // SAFETY: the file is this function's own, and nobody else maps it before it is sealed.
+            let mut copy = unsafe { MmapMut::map_mut(&file) }.map_err(io("map"))?;
+            for range in self.memory.data_ranges() {
+                let range = to_index(range.start)..to_index(range.end);
+                copy[range.clone()].copy_from_slice(&self.memory.bytes()[range]);
+            }
+            for patch in sites.with() {
+                for (at, bytes) in self.info.layout.pieces(patch.at, &patch.bytes) {
+                    copy[to_index(at.0)..][..bytes.len()].copy_from_slice(bytes);
+                }
             }
         }
         memfd::seal(&file).map_err(io("seal"))?;

@@ -16,7 +16,8 @@ pub enum Mutation {
     SkipPage,
     /// Pages that the host wrote, which KVM does not log, are left as they are.
     ForgetHostWrites,
-    /// The page that became hot last is left writable but not put back.
+    /// The page that became hot first is left writable but not put back. (The last one may be a page that
+    /// no later run writes.)
     SkipHotPage,
     /// x87, SSE and AVX state is left as it is.
     KeepXsave,
