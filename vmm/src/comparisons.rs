@@ -212,8 +212,17 @@ pub(crate) fn read(memory: &GuestMemory, at: Gpa) -> Vec<Comparison> {
     let head = windows::slice_ref(memory, at, 8);
     let claimed = head.first_chunk().map_or(0, |count| u64::from_le_bytes(*count));
     let count = claimed.min(COMPARISONS_MAX as u64);
-    let records = windows::slice_ref(memory, at.offset(LOG_BYTES), count * RECORD_BYTES);
-    records.chunks_exact(RECORD_BYTES as usize).filter_map(parse).collect()
+    decode(windows::slice_ref(memory, at, LOG_BYTES + count * RECORD_BYTES))
+}
+
+/// The comparisons in `log`, a [`ComparisonLog`] and its records, as many as there are. Records that make
+/// no sense are left out.
+#[must_use]
+pub fn decode(log: &[u8]) -> Vec<Comparison> {
+    let claimed = log.first_chunk().map_or(0, |count| u64::from_le_bytes(*count));
+    let count = usize::try_from(claimed).unwrap_or(usize::MAX);
+    let records = log.get(LOG_BYTES as usize..).unwrap_or_default();
+    records.chunks_exact(RECORD_BYTES as usize).take(count).filter_map(parse).collect()
 }
 
 fn parse(record: &[u8]) -> Option<Comparison> {

@@ -33,6 +33,7 @@ pub use disassemble::{CodeLine, Disassembly, Lines, disassemble};
 pub use frame::{Frame, Method};
 pub use hash::{StackHash, signature, stack_hash};
 pub use memory::ReadMemory;
+pub(crate) use memory::read_prefix;
 pub use registers::Registers;
 pub use report::{CrashReport, Stop};
 pub use symbols::{Place, Symbols, SymbolsError};

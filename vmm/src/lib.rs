@@ -16,6 +16,7 @@
 //! errors are the host's or the files'.
 
 pub mod addr;
+pub mod agent;
 pub mod bench;
 pub mod boot;
 pub mod caps;

@@ -25,6 +25,8 @@
 //! ```
 #![no_std]
 
+pub mod agent;
+
 /// Version of everything in this crate. The kernel's first hypercall and the image header carry it.
 pub const ABI_VERSION: u32 = 1;
 

@@ -18,7 +18,7 @@ pub(super) fn read_u64(memory: &dyn ReadMemory, gva: u64) -> Option<u64> {
 }
 
 /// As many of `length` bytes from `gva` on as are readable without a gap.
-pub(super) fn read_prefix(memory: &dyn ReadMemory, gva: u64, length: usize) -> Vec<u8> {
+pub(crate) fn read_prefix(memory: &dyn ReadMemory, gva: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     let mut done = 0;
     while done < length {
