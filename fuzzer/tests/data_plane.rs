@@ -1,6 +1,8 @@
-//! What happens per batch and per run of a real image, with the libOS, allocates nothing.
-//! `vmm/tests/data_plane.rs` says so of bare guests, and counts their system calls, too.
+//! What happens per batch and per run of a real image, with the libOS, allocates nothing and makes the system
+//! calls that are documented. `vmm/tests/data_plane.rs` says so of bare guests.
 
+#[path = "../../vmm/tests/common/calls.rs"]
+mod calls;
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -121,4 +123,27 @@ fn a_batch_that_is_stopped_allocates_for_its_outcome_alone() {
         stopped += usize::from(ended);
     }
     assert!(stopped > 90, "{stopped} of 100 batches were stopped");
+}
+
+#[test]
+fn a_batch_of_a_real_image_makes_two_system_calls() {
+    for name in ["cjson", "planted/noop"] {
+        let (_kvm, snapshot, seed) = frozen(name);
+        let counted = calls::traced(|| {
+            let mut fork = Replica::spawn(&Kvm::open().unwrap(), &snapshot, Engine::HotSet).unwrap();
+            let mut runs = Vec::with_capacity(BATCH);
+            let mut batch = move || {
+                let batch = std::iter::repeat_n(seed.as_slice(), BATCH);
+                fork.run_batch(batch, BatchTime::each(DEADLINE), Filter::Off, &mut runs).unwrap();
+                runs.len()
+            };
+            // The first ones learn the hot set, and are thrown away.
+            (0..5).for_each(|_| {
+                batch();
+            });
+            move || assert_eq!(batch(), BATCH)
+        });
+        let expected = [calls::KVM_RUN, calls::KVM_GET_DIRTY_LOG].map(|which| (which, 1));
+        assert_eq!(counted, calls::ioctls(expected), "{name}: (call, ioctl), in hexadecimal {counted:x?}");
+    }
 }

@@ -4,12 +4,15 @@
 //! `CopyAll` is the specification of reset and restores everything the slow way; it is not held to
 //! this.
 
+#[path = "common/calls.rs"]
+mod calls;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calls::{KVM_GET_DIRTY_LOG, KVM_RUN, ROUNDS};
 use unifork_abi::ARENA_VA;
 use unifork_abi::Filter;
 use unifork_vmm::boot::boot_bare;
@@ -73,6 +76,10 @@ fn frozen(end: &[u8]) -> (Kvm, Arc<Snapshot>) {
     }
 }
 
+const KVM_SET_XSAVE: u64 = 0x5000_aea5;
+const KVM_CLEAR_DIRTY_LOG: u64 = 0xc018_aec0;
+const KVM_RESET_DIRTY_RINGS: u64 = 0xaec7;
+
 const TRACKED: [Engine; 3] = [Engine::DirtyLog, Engine::DirtyRing, Engine::HotSet];
 
 /// Whether a run ended as it should.
@@ -116,94 +123,17 @@ fn a_batch_allocates_nothing() {
     }
 }
 
-/// A system call as it is counted: its number, and for an ioctl which one.
-type Call = (u64, u64);
-
-const KVM_RUN: u64 = 0xae80;
-const KVM_SET_XSAVE: u64 = 0x5000_aea5;
-const KVM_GET_DIRTY_LOG: u64 = 0x4010_ae42;
-const KVM_CLEAR_DIRTY_LOG: u64 = 0xc018_aec0;
-const KVM_RESET_DIRTY_RINGS: u64 = 0xaec7;
-
-/// Rounds that are counted together.
-const ROUNDS: u64 = 50;
-
-/// Makes a child run and reset under `engine`, and counts the system calls of its main thread in
-/// between two marks.
-fn traced(snapshot: &Arc<Snapshot>, engine: Engine) -> BTreeMap<Call, u64> {
-    // SAFETY: the child makes a machine of its own, and leaves by `_exit` without unwinding.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0, "cannot fork");
-    if child == 0 {
-        let went_well = std::panic::catch_unwind(|| run_traced(snapshot, engine));
-        // SAFETY: ends the child without running the parent's destructors.
-        unsafe { libc::_exit(i32::from(went_well.is_err())) };
-    }
-    let mut calls = BTreeMap::new();
-    let (mut counting, mut entering) = (false, true);
-    loop {
-        let mut status = 0;
-        // SAFETY: `status` is writable, `child` is ours.
-        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
-        assert_eq!(waited, child);
-        if libc::WIFEXITED(status) {
-            assert_eq!(libc::WEXITSTATUS(status), 0, "the child failed");
-            return calls;
-        }
-        assert!(libc::WIFSTOPPED(status), "status {status:#x}");
-        let at_call = libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80;
-        if at_call && entering {
-            let (call, argument) = call_of(child);
-            if call == libc::SYS_getppid as u64 {
-                counting = !counting;
-            } else if counting {
-                let which = if call == libc::SYS_ioctl as u64 { argument } else { 0 };
-                *calls.entry((call, which)).or_default() += 1;
-            }
-        }
-        entering ^= at_call;
-        if !at_call {
-            let option = libc::PTRACE_O_TRACESYSGOOD;
-            // SAFETY: the child is stopped and traced by this thread.
-            unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, child, 0, option) };
-        }
-        // SAFETY: as above.
-        unsafe { libc::ptrace(libc::PTRACE_SYSCALL, child, 0, 0) };
-    }
-}
-
-/// Number and second argument of the system call that `child` is stopped at.
-fn call_of(child: libc::pid_t) -> Call {
-    // SAFETY: all-zero registers are valid ones.
-    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-    // SAFETY: the child is stopped and traced by this thread; `registers` is writable.
-    unsafe { libc::ptrace(libc::PTRACE_GETREGS, child, 0, &raw mut registers) };
-    (registers.orig_rax, registers.rsi & 0xffff_ffff)
-}
-
-fn run_traced(snapshot: &Arc<Snapshot>, engine: Engine) {
-    let kvm = Kvm::open().unwrap();
-    let mut fork = Replica::spawn(&kvm, snapshot, engine).unwrap();
-    let mut round = || {
-        assert!(matches!(fork.run(b"some input", DEADLINE), Ok(Outcome::Done { .. })));
-        fork.reset().unwrap();
-    };
-    (0..5).for_each(|_| round());
-    // SAFETY: asks to be traced by the parent.
-    assert_eq!(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) }, 0, "this test needs ptrace");
-    // SAFETY: stops this process until its parent goes on.
-    unsafe { libc::raise(libc::SIGSTOP) };
-    // SAFETY: no precondition: a mark.
-    unsafe { libc::syscall(libc::SYS_getppid) };
-    (0..ROUNDS).for_each(|_| round());
-    // SAFETY: no precondition: a mark.
-    unsafe { libc::syscall(libc::SYS_getppid) };
-}
-
 #[test]
 fn a_run_and_a_reset_make_the_system_calls_that_are_documented() {
     let (_kvm, snapshot) = frozen(&DONE);
     let both = [KVM_RUN, KVM_SET_XSAVE].map(|which| (which, 1));
+    let prepare = |engine| {
+        let mut fork = Replica::spawn(&Kvm::open().unwrap(), &snapshot, engine).unwrap();
+        move || {
+            assert!(matches!(fork.run(b"some input", DEADLINE), Ok(Outcome::Done { .. })));
+            fork.reset().unwrap();
+        }
+    };
     let expected: [(Engine, &[(u64, u64)]); 3] = [
         // The three pages are in two words of the log.
         (Engine::DirtyLog, &[(KVM_GET_DIRTY_LOG, 1), (KVM_CLEAR_DIRTY_LOG, 2)]),
@@ -211,10 +141,8 @@ fn a_run_and_a_reset_make_the_system_calls_that_are_documented() {
         (Engine::HotSet, &[(KVM_GET_DIRTY_LOG, 1)]),
     ];
     for (engine, calls) in expected {
-        let ioctl = libc::SYS_ioctl as u64;
-        let expected: BTreeMap<Call, u64> =
-            both.iter().chain(calls).map(|&(which, count)| ((ioctl, which), count * ROUNDS)).collect();
-        let counted = traced(&snapshot, engine);
+        let expected = calls::ioctls(both.iter().chain(calls).copied());
+        let counted = calls::traced(|| prepare(engine));
         assert_eq!(
             counted, expected,
             "{engine}: (call, ioctl): how often in {ROUNDS} rounds, in hexadecimal {counted:x?}"

@@ -6,6 +6,9 @@
 //! suspicion: the caller runs it by itself, in a fork that the host has put back. So a result that
 //! is kept came from an exact snapshot state, up to the windows, which a hostile guest can scribble
 //! over; what enters a corpus is run again by itself for that reason.
+//!
+//! A batch that dirties nothing else makes two system calls, `KVM_RUN` and `KVM_GET_DIRTY_LOG`, and allocates
+//! nothing.
 
 use std::time::{Duration, Instant};
 
