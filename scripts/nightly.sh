@@ -9,5 +9,5 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 
 export UNIFORK_ROUNDS="${UNIFORK_ROUNDS:-100000}"
-cargo test --release --package unifork-vmm --test kvm every_engine_puts_back -- --nocapture "$@"
-cargo test --release --package unifork --test soundness -- --nocapture "$@"
+cargo test --profile ci --package unifork-vmm --test kvm every_engine_puts_back -- --nocapture "$@"
+cargo test --profile ci --package unifork --test soundness -- --nocapture "$@"
