@@ -20,7 +20,7 @@ cargo clippy --profile release --manifest-path guest/kernel/Cargo.toml --target-
 if cargo nextest --version >/dev/null 2>&1; then
     # nextest does not run the examples in documentation.
     cargo test --profile ci --workspace --doc --quiet
-    cargo nextest run --cargo-profile ci --workspace --no-fail-fast "$@"
+    cargo nextest run --config-file scripts/nextest.toml --cargo-profile ci --workspace --no-fail-fast "$@"
 else
     cargo test --profile ci --workspace "$@"
 fi
