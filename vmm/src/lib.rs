@@ -42,6 +42,7 @@ mod sys;
 pub mod testing;
 pub mod tree;
 pub mod vcpu;
+pub mod virtio;
 mod vm;
 mod windows;
 

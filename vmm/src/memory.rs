@@ -16,6 +16,8 @@
 //! Nothing here is a `&[u8]` into memory that a vCPU may be writing, except through
 //! [`GuestMemory::window`], which borrows the whole memory and so proves that the vCPU is stopped.
 
+pub(crate) mod device;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;

@@ -1,0 +1,359 @@
+//! Virtio devices: disks, network cards, a console, entropy; on a PCI bus or in memory.
+//!
+//! ```text
+//!   exit ── port, address ──► Virtio ──► pci.rs, mmio.rs: registers ──► device.rs: status, queues
+//!                                                                          │ request
+//!                       lines() ◄── interrupt                block.rs net.rs console.rs entropy.rs
+//! ```
+//!
+//! All of it is plain data that can be copied, compared and written down: a [`Virtio`] is its own snapshot, and
+//! a reset puts a copy back. There are no threads and no files but the disks' images, which are only read; what
+//! the guest writes to a disk is kept above it. Requests are served when the guest notifies, before it goes on.
+//!
+//! What guests do here is not trusted: see `ring.rs`.
+//!
+//! Source: Virtual I/O Device (VIRTIO) Version 1.2, OASIS.
+
+mod block;
+mod console;
+mod device;
+mod entropy;
+mod mmio;
+mod net;
+mod pci;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use self::block::Block;
+pub use self::block::Disk;
+use self::console::Console;
+use self::device::{Device, Model};
+use self::entropy::Entropy;
+use self::net::Net;
+use self::pci::Function;
+use crate::memory::GuestMemory;
+
+/// Devices on one bus at most.
+pub const DEVICES_MAX: usize = 16;
+
+/// First address of the first device in memory, as in Firecracker.
+const MMIO_BASE: u64 = 0xd000_0000;
+const MMIO_BYTES: u64 = 0x1000;
+/// Input of the interrupt controller of the first device in memory, as in Firecracker; further ones follow.
+const MMIO_LINE: u8 = 5;
+/// The inputs of the 8259 that a PCI bus's pins are wired to, as in QEMU's `pc`.
+const PCI_LINES: [u8; 2] = [11, 10];
+
+/// A port that names a place in configuration space, and the four that are it.
+const CONFIG_ADDRESS: u16 = 0xcf8;
+const CONFIG_DATA: u16 = 0xcfc;
+
+/// What the devices are connected by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Transport {
+    /// A PCI bus: QEMU's `pc`.
+    Pci,
+    /// Registers in memory: Firecracker.
+    Mmio,
+}
+
+/// A device to be had.
+#[derive(Clone, Debug)]
+pub enum DeviceConfig {
+    /// A disk.
+    Disk {
+        /// Its image.
+        disk: Arc<Disk>,
+        /// Whether the guest is told not to write.
+        read_only: bool,
+    },
+    /// A network card.
+    Net,
+    /// A console.
+    Console,
+    /// Entropy; the same for the same seed.
+    Entropy {
+        /// What all of it follows from.
+        seed: u64,
+    },
+}
+
+/// The devices of a machine, and the bus that they are on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Virtio {
+    transport: Transport,
+    devices: Vec<Device>,
+    // On a PCI bus: the bridge, and a function for each device.
+    functions: Vec<Function>,
+    config_address: u32,
+    #[serde(skip)]
+    touched: Touched,
+}
+
+/// Whether anything can have changed since the devices were made or put back. Not part of what they are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Touched(bool);
+
+impl PartialEq for Touched {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Touched {}
+
+impl Virtio {
+    /// The devices of `configs`, of which the first [`DEVICES_MAX`] are taken.
+    #[must_use]
+    pub fn new(transport: Transport, configs: &[DeviceConfig]) -> Self {
+        let devices: Vec<Device> = configs
+            .iter()
+            .take(DEVICES_MAX)
+            .map(|config| {
+                Device::new(match config {
+                    DeviceConfig::Disk { disk, read_only } => {
+                        Model::Block(Block::new(Arc::clone(disk), *read_only))
+                    }
+                    DeviceConfig::Net => Model::Net(Net::default()),
+                    DeviceConfig::Console => Model::Console(Console::default()),
+                    DeviceConfig::Entropy { seed } => Model::Entropy(Entropy::new(*seed)),
+                })
+            })
+            .collect();
+        let mut functions = Vec::new();
+        if transport == Transport::Pci {
+            functions.push(Function::host_bridge());
+            for (device, number) in devices.iter().zip(0u32..) {
+                functions.push(Function::virtio(device, number, PCI_LINES[number as usize % 2]));
+            }
+        }
+        Self { transport, devices, functions, config_address: 0, touched: Touched(false) }
+    }
+
+    /// What to tell a kernel on its command line so that it finds the devices: nothing on a PCI bus, which
+    /// can be searched.
+    #[must_use]
+    pub fn kernel_arguments(&self) -> Vec<String> {
+        if self.transport == Transport::Pci {
+            return Vec::new();
+        }
+        let place = |i: usize| MMIO_BASE + i as u64 * MMIO_BYTES;
+        let line = |i: usize| usize::from(MMIO_LINE) + i;
+        (0..self.devices.len())
+            .map(|i| format!("virtio_mmio.device=4K@{:#x}:{}", place(i), line(i)))
+            .collect()
+    }
+
+    /// Puts `disks` behind the disks of devices that were read from a file, in their order; false when they
+    /// are not as many, or not as large.
+    #[must_use]
+    pub fn attach(&mut self, disks: &[Arc<Disk>]) -> bool {
+        let mut rest = disks.iter();
+        let mut fits = true;
+        for device in &mut self.devices {
+            if let Model::Block(block) = &mut device.model {
+                fits &= rest.next().is_some_and(|disk| block.attach(Arc::clone(disk)));
+            }
+        }
+        fits && rest.next().is_none()
+    }
+
+    /// Makes this what `snapshot` is, which came from [`Self::snapshot`]. No work when nothing was touched.
+    pub fn put_back(&mut self, snapshot: &Self) {
+        if self.touched.0 {
+            self.clone_from(snapshot);
+            self.touched.0 = false;
+        }
+    }
+
+    /// A copy to put these back to.
+    #[must_use]
+    pub fn snapshot(&mut self) -> Self {
+        self.touched.0 = false;
+        self.clone()
+    }
+
+    /// The inputs of the interrupt controller that are pulled now, a bit for each: level-triggered.
+    #[must_use]
+    pub fn lines(&self) -> u32 {
+        match self.transport {
+            Transport::Pci => self
+                .functions
+                .iter()
+                .skip(1)
+                .zip(&self.devices)
+                .filter_map(|(function, device)| function.line(device))
+                .fold(0, |lines, line| lines | 1 << line),
+            Transport::Mmio => (u32::from(MMIO_LINE)..)
+                .zip(&self.devices)
+                .filter(|(_, device)| device.interrupt() != 0)
+                .fold(0, |lines, (line, _)| lines | 1 << line),
+        }
+    }
+
+    /// Reads `out.len()` bytes (1, 2 or 4) from `port`; false when there is nothing of this at it.
+    pub fn port_read(&mut self, port: u16, out: &mut [u8]) -> bool {
+        if self.transport != Transport::Pci {
+            return false;
+        }
+        if is_config(port, out.len()) {
+            self.read_config(port, out);
+            return true;
+        }
+        let Some((i, offset)) = self.port_of(port) else { return false };
+        self.touched.0 = true;
+        pci::read_ports(&mut self.devices[i], offset, out);
+        true
+    }
+
+    /// Writes `bytes` (1, 2 or 4) to `port`; false when there is nothing of this at it.
+    pub fn port_write(&mut self, memory: &mut GuestMemory, port: u16, bytes: &[u8]) -> bool {
+        if self.transport != Transport::Pci {
+            return false;
+        }
+        if is_config(port, bytes.len()) {
+            self.write_config(memory, port, bytes);
+            return true;
+        }
+        let Some((i, offset)) = self.port_of(port) else { return false };
+        self.touched.0 = true;
+        pci::write_ports(&mut self.devices[i], memory, offset, bytes);
+        true
+    }
+
+    /// Reads device memory; false when there is nothing of this at `at`.
+    pub fn memory_read(&mut self, at: u64, out: &mut [u8]) -> bool {
+        let Some((i, offset)) = self.memory_of(at) else { return false };
+        self.touched.0 = true;
+        match self.transport {
+            Transport::Pci => pci::read_memory(&mut self.devices[i], offset, out),
+            Transport::Mmio => mmio::read(&mut self.devices[i], offset, out),
+        }
+        true
+    }
+
+    /// Writes device memory; false when there is nothing of this at `at`.
+    pub fn memory_write(&mut self, memory: &mut GuestMemory, at: u64, bytes: &[u8]) -> bool {
+        let Some((i, offset)) = self.memory_of(at) else { return false };
+        self.touched.0 = true;
+        match self.transport {
+            Transport::Pci => pci::write_memory(&mut self.devices[i], memory, offset, bytes),
+            Transport::Mmio => mmio::write(&mut self.devices[i], memory, offset, bytes),
+        }
+        true
+    }
+
+    /// Hands a frame to the first network card; false when there is none, or it is full.
+    pub fn push_frame(&mut self, memory: &mut GuestMemory, frame: &[u8]) -> bool {
+        self.touched.0 = true;
+        self.devices.iter_mut().any(|device| {
+            let Model::Net(net) = &mut device.model else { return false };
+            let taken = net.push(frame);
+            device.notify(memory, net::RECEIVE);
+            taken
+        })
+    }
+
+    /// Frames that the guest has sent since this was last asked.
+    pub fn take_frames(&mut self) -> Vec<Vec<u8>> {
+        let nets = self.devices.iter_mut().filter_map(|device| match &mut device.model {
+            Model::Net(net) => Some(net.take_sent()),
+            _ => None,
+        });
+        let frames: Vec<Vec<u8>> = nets.flatten().collect();
+        self.touched.0 |= !frames.is_empty();
+        frames
+    }
+
+    /// Types into the first console; how many bytes it took.
+    pub fn type_in(&mut self, memory: &mut GuestMemory, bytes: &[u8]) -> usize {
+        self.touched.0 = true;
+        for device in &mut self.devices {
+            if let Model::Console(console) = &mut device.model {
+                let taken = console.push(bytes);
+                device.notify(memory, console::RECEIVE);
+                return taken;
+            }
+        }
+        0
+    }
+
+    /// What the guest has written to its consoles since this was last asked.
+    pub fn take_console(&mut self) -> Vec<u8> {
+        let consoles = self.devices.iter_mut().filter_map(|device| match &mut device.model {
+            Model::Console(console) => Some(console.take_said()),
+            _ => None,
+        });
+        let said: Vec<u8> = consoles.flatten().collect();
+        self.touched.0 |= !said.is_empty();
+        said
+    }
+
+    /// The device whose BAR0 has `port`, and the port's offset in it.
+    fn port_of(&self, port: u16) -> Option<(usize, u32)> {
+        self.functions.iter().skip(1).enumerate().find_map(|(i, function)| {
+            let (first, ports) = function.ports()?;
+            let offset = u32::from(port).checked_sub(first)?;
+            (offset < ports).then_some((i, offset))
+        })
+    }
+
+    /// The device that has the address, and the address's offset in it.
+    fn memory_of(&self, at: u64) -> Option<(usize, u32)> {
+        let inside = |first: u64, bytes: u64| {
+            let offset = at.checked_sub(first).filter(|&offset| offset < bytes)?;
+            u32::try_from(offset).ok()
+        };
+        match self.transport {
+            Transport::Mmio => (0..self.devices.len())
+                .find_map(|i| Some((i, inside(MMIO_BASE + i as u64 * MMIO_BYTES, MMIO_BYTES)?))),
+            Transport::Pci => self.functions.iter().skip(1).enumerate().find_map(|(i, function)| {
+                let (first, bytes) = function.memory()?;
+                Some((i, inside(first, bytes)?))
+            }),
+        }
+    }
+
+    /// The function that the address register names, and the byte in its configuration space.
+    fn config_of(&self, port: u16) -> Option<(usize, usize)> {
+        let address = self.config_address;
+        let [register, device, bus, _] = address.to_le_bytes();
+        let present = address >> 31 != 0 && bus == 0 && device % 8 == 0;
+        let slot = usize::from(device / 8);
+        let at = usize::from(register & 0xfc) + usize::from(port - CONFIG_DATA);
+        (present && slot < self.functions.len()).then_some((slot, at))
+    }
+
+    fn read_config(&mut self, port: u16, out: &mut [u8]) {
+        if port == CONFIG_ADDRESS {
+            return out.copy_from_slice(&self.config_address.to_le_bytes());
+        }
+        let Some((slot, at)) = self.config_of(port) else { return out.fill(0xff) };
+        self.touched.0 = true;
+        let device = slot.checked_sub(1).and_then(|i| self.devices.get_mut(i));
+        self.functions[slot].read_config(device, at, out);
+    }
+
+    fn write_config(&mut self, memory: &mut GuestMemory, port: u16, bytes: &[u8]) {
+        self.touched.0 = true;
+        if port == CONFIG_ADDRESS {
+            let word = bytes.first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
+            self.config_address = word & 0x80ff_fffc;
+            return;
+        }
+        let Some((slot, at)) = self.config_of(port) else { return };
+        let device = slot.checked_sub(1).and_then(|i| self.devices.get_mut(i));
+        self.functions[slot].write_config(device, memory, at, bytes);
+    }
+}
+
+/// Whether an access is to the address register, which takes whole words, or to what it names. The bytes in
+/// between are other devices'.
+fn is_config(port: u16, bytes: usize) -> bool {
+    port == CONFIG_ADDRESS && bytes == 4 || (CONFIG_DATA..CONFIG_DATA + 4).contains(&port)
+}

@@ -1,0 +1,108 @@
+//! A network card. Frames for the guest wait until it has room; frames of the guest's are kept for whoever
+//! asks: the record of the run, or a socket.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP};
+
+use super::device::Served;
+use super::ring::{Broken, Request};
+use crate::memory::device::DeviceMemory;
+
+/// A locally administered address, the same in every machine.
+const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x55, 0x46, 0x01];
+/// The queue that the guest receives from; the other one is what it sends to.
+pub(crate) const RECEIVE: usize = 0;
+/// Frames that may wait for the guest.
+const WAITING_MAX: usize = 1024;
+/// Bytes of a frame at most.
+const FRAME_BYTES_MAX: usize = 65_550;
+/// Bytes of frames that are kept of what the guest sends; more are counted.
+const SENT_BYTES_MAX: usize = 4 << 20;
+
+/// A card's model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Net {
+    waiting: VecDeque<Vec<u8>>,
+    sent: Vec<Vec<u8>>,
+    sent_bytes: usize,
+    lost: u64,
+}
+
+impl Net {
+    pub(crate) const FEATURES: u64 = 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS;
+
+    /// `struct virtio_net_config` as far as its features go.
+    pub(crate) fn config() -> Vec<u8> {
+        [&MAC[..], &[VIRTIO_NET_S_LINK_UP as u8, 0]].concat()
+    }
+
+    /// A frame for the guest; false when it is too long, or too many are waiting.
+    pub(crate) fn push(&mut self, frame: &[u8]) -> bool {
+        let taken = self.waiting.len() < WAITING_MAX && frame.len() <= FRAME_BYTES_MAX;
+        if taken {
+            self.waiting.push_back(frame.to_vec());
+        }
+        taken
+    }
+
+    /// What the guest has sent since this was last asked.
+    pub(crate) fn take_sent(&mut self) -> Vec<Vec<u8>> {
+        self.sent_bytes = 0;
+        std::mem::take(&mut self.sent)
+    }
+
+    pub(crate) fn serve(
+        &mut self,
+        queue: usize,
+        modern: bool,
+        request: &Request,
+        memory: &DeviceMemory<'_>,
+    ) -> Result<Served, Broken> {
+        // Before virtio 1.0 the header ends before num_buffers, as merged buffers are not offered.
+        let header = if modern { 12 } else { 10 };
+        if queue == RECEIVE {
+            self.receive(header, request, memory)
+        } else {
+            self.send(header, request, memory)
+        }
+    }
+
+    fn receive(
+        &mut self,
+        header: usize,
+        request: &Request,
+        memory: &DeviceMemory<'_>,
+    ) -> Result<Served, Broken> {
+        let room = request.writable_bytes();
+        // A frame that the guest has no room for is lost, as on a wire.
+        while self.waiting.front().is_some_and(|frame| header + frame.len() > room) {
+            self.waiting.pop_front();
+            self.lost += 1;
+        }
+        let Some(frame) = self.waiting.pop_front() else { return Ok(Served::Later) };
+        let mut head = [0; 12];
+        head[10] = 1; // num_buffers
+        request.scatter(memory, 0, &head[..header])?;
+        request.scatter(memory, header, &frame)?;
+        Ok(Served::Done(u32::try_from(header + frame.len()).unwrap_or(u32::MAX)))
+    }
+
+    fn send(
+        &mut self,
+        header: usize,
+        request: &Request,
+        memory: &DeviceMemory<'_>,
+    ) -> Result<Served, Broken> {
+        let said = request.gather(memory)?;
+        let frame = said.get(header..).ok_or(Broken)?;
+        if frame.len() <= FRAME_BYTES_MAX && self.sent_bytes + frame.len() <= SENT_BYTES_MAX {
+            self.sent_bytes += frame.len();
+            self.sent.push(frame.to_vec());
+        } else {
+            self.lost += 1;
+        }
+        Ok(Served::Done(0))
+    }
+}
