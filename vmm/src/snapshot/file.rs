@@ -40,6 +40,7 @@ use super::{Snapshot, SnapshotError, check};
 use crate::addr::PAGE_BYTES;
 use crate::boot::MachineInfo;
 use crate::memory::{MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, MemoryImage};
+use crate::sys::memfd;
 use crate::vcpu::VcpuState;
 use crate::vcpu::cpuid::CpuModel;
 
@@ -119,14 +120,33 @@ impl Snapshot {
     /// [`SnapshotError::Io`]; `path` is then as it was.
     pub fn write_to(&self, path: &Path) -> Result<(), SnapshotError> {
         let io = |source| SnapshotError::Io { op: "write", path: path.to_owned(), source };
+        let state = self.state_section().map_err(io)?;
+        replace(path, |file| self.write_sections(file, &state)).map_err(io)
+    }
+
+    /// Writes the snapshot to a sealed file in memory, for other processes of this program to inherit and to
+    /// [`open`](Self::open) as `/proc/self/fd/N`: they all map the same pages.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Io`].
+    pub fn share(&self) -> Result<File, SnapshotError> {
+        let io = |source| SnapshotError::Io { op: "write", path: "memfd:unifork-snapshot".into(), source };
+        let state = self.state_section().map_err(io)?;
+        let mut file = memfd::create(c"unifork-snapshot", PAGE_BYTES).map_err(io)?;
+        self.write_sections(&mut file, &state).map_err(io)?;
+        memfd::seal(&file).map_err(io)?;
+        Ok(file)
+    }
+
+    fn state_section(&self) -> io::Result<Vec<u8>> {
         let state = State {
-            extents: extents(self.memory().bytes()),
+            extents: extents(self.memory()),
             vcpu: self.vcpu().clone(),
             info: self.info().clone(),
             images: [self.kernel_elf().to_vec(), self.app_elf().to_vec()],
         };
-        let state = postcard::to_stdvec(&state).map_err(|e| io(io::Error::other(e)))?;
-        replace(path, |file| self.write_sections(file, &state)).map_err(io)
+        postcard::to_stdvec(&state).map_err(io::Error::other)
     }
 
     fn write_sections(&self, file: &mut File, state: &[u8]) -> io::Result<()> {
@@ -149,10 +169,8 @@ impl Snapshot {
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&header)?;
         file.write_all(state)?;
-        for (i, page) in memory.chunks(PAGE_BYTES as usize).enumerate() {
-            if !is_zero(page) {
-                file.write_all_at(page, memory_at + i as u64 * PAGE_BYTES)?;
-            }
+        for (i, page) in pages(self.memory()) {
+            file.write_all_at(page, memory_at + i * PAGE_BYTES)?;
         }
         Ok(())
     }
@@ -229,12 +247,26 @@ fn is_zero(bytes: &[u8]) -> bool {
         && words.remainder().iter().all(|&b| b == 0)
 }
 
-/// The pages of `memory` that are not all zero.
-fn extents(memory: &[u8]) -> Vec<Extent> {
-    let page = PAGE_BYTES as usize;
+/// The pages of `image` that are not all zero, and their numbers. Holes are not looked at, which would
+/// bring them into memory.
+fn pages(image: &MemoryImage) -> impl Iterator<Item = (u64, &[u8])> {
+    let mut next = 0;
+    let numbers = image.data_ranges().into_iter().flat_map(move |range| {
+        let first = (range.start / PAGE_BYTES).max(next);
+        next = range.end.div_ceil(PAGE_BYTES).max(next);
+        first..next
+    });
+    let memory = image.bytes();
+    let page = move |i: u64| {
+        let at = usize::try_from(i * PAGE_BYTES).ok()?;
+        Some((i, memory.get(at..)?.get(..PAGE_BYTES as usize)?))
+    };
+    numbers.filter_map(page).filter(|(_, bytes)| !is_zero(bytes))
+}
+
+fn extents(image: &MemoryImage) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::new();
-    for (i, bytes) in memory.chunks(page).enumerate().filter(|(_, bytes)| !is_zero(bytes)) {
-        let i = i as u64;
+    for (i, bytes) in pages(image) {
         match extents.last_mut() {
             Some(last) if last.first + last.pages == i && last.pages < EXTENT_PAGES => {
                 last.pages += 1;

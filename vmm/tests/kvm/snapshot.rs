@@ -1,6 +1,7 @@
 //! Snapshot files: what is written can be read, and what was damaged cannot.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,6 +62,19 @@ fn a_fork_of_an_opened_snapshot_runs_like_one_of_the_original() {
         fork.vcpu_state().unwrap()
     });
     same_state(&one, &other).unwrap();
+}
+
+#[test]
+fn a_shared_snapshot_is_the_same_and_takes_the_room_of_what_the_machine_touched() {
+    let original = frozen(interpreter::code());
+    let file = original.share().unwrap();
+    let opened = Snapshot::open(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd()))).unwrap();
+    assert_eq!((opened.id(), opened.vcpu()), (original.id(), original.vcpu()));
+    let blocks = |file: &File| file.metadata().unwrap().blocks() * 512;
+    assert!(blocks(&file) < original.memory_bytes() / 4, "{} bytes", blocks(&file));
+    assert!(opened.memory().bytes() == original.memory().bytes());
+    let refused = file.set_len(PAGE).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "it is sealed");
 }
 
 #[test]
