@@ -38,6 +38,7 @@ have musl-gcc || need musl-tools "the C library of harnesses in C"
 { static_library libstdc++.a && static_library libc.a; } ||
     need g++ "the C++ library of harnesses in C++, and the linker that Rust uses"
 have make || need make "builds redis and nginx, which the tests run"
+have ip || need iproute2 "makes the network namespaces that stand for machines in the tests"
 have diet || need dietlibc-dev "a third C library, for the tests of unmodified programs"
 [[ -e /etc/ssl/certs/ca-certificates.crt ]] || need ca-certificates "lets cargo download crates"
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Kvm, Outcome, Replica, Snapshot, Space};
 
 use crate::campaign::CampaignError;
+use crate::cmd::{note, warn};
 
 /// Differences described at most; all are counted.
 const DESCRIBED_MAX: usize = 20;
@@ -164,9 +165,9 @@ impl Auditor {
         if outcome != exact.outcome || counters(&again) != exact.counters {
             self.unrepeatable += 1;
             if self.unrepeatable == 1 {
-                eprintln!(
-                    "unifork: warning: an input does not repeat even in new forks: the harness reads the \
-                     time-stamp counter or the CPU's random numbers; see docs/determinism.md"
+                warn(
+                    "an input does not repeat even in new forks: the harness reads the time-stamp counter or the \
+                     CPU's random numbers; see docs/determinism.md",
                 );
             }
             return Ok(());
@@ -178,7 +179,7 @@ impl Auditor {
     fn differ(&mut self, input: &[u8], seen: &Seen, exact: &Seen, how: &str) {
         self.differences += 1;
         if self.differences <= DESCRIBED_MAX as u64 {
-            eprintln!("unifork: AUDIT FAILED: {}", describe(input, seen, exact, how));
+            note(&format!("AUDIT FAILED: {}", describe(input, seen, exact, how)));
         }
     }
 }

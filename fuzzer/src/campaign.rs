@@ -10,6 +10,9 @@
 //!
 //! With a seed given, nothing here depends on the clock, so two campaigns of the same seed and
 //! number of executions are the same. It knows no command line and prints nothing but warnings.
+//!
+//! A campaign on several cores is several of these, processes that share a folder and hear from one
+//! another between two rounds ([`cores`](crate::cores)).
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -38,6 +41,8 @@ use unifork_vmm::{Engine, Replica, Space};
 use crate::audit::Auditor;
 use crate::batch::Batcher;
 use crate::clock::Clock;
+use crate::cores::link::Link;
+use crate::cores::message::Message;
 use crate::executor::{Limits, Parts, ReplicaExecutor, Tally};
 use crate::feedback::{Admission, CorpusFeedback, FoundFeedback};
 use crate::findings::Findings;
@@ -45,7 +50,7 @@ use crate::journal::{self, Key};
 use crate::monitor::{self, Monitor};
 use crate::observer::{self, LastRun, SharedRun};
 use crate::output::Output;
-use crate::queue::{Queue, Stored};
+use crate::queue::{Queue, SetAside, Stored};
 use crate::scheduler::CoverScheduler;
 use crate::seeds::Seed;
 use crate::signals;
@@ -56,7 +61,7 @@ use crate::triage::{Probe, Triage};
 use crate::units::{plural, show_count};
 
 mod plan;
-pub(crate) use plan::{CampaignError, Plan, SeedReport, Summary};
+pub(crate) use plan::{CampaignError, Plan, SeedReport, Share, Summary};
 
 /// Inputs in memory; the queue on disk is written by [`CorpusFeedback`].
 pub(crate) type Corpus = InMemoryCorpus<BytesInput>;
@@ -83,6 +88,9 @@ const RANDOM_EACH: usize = 2;
 const RANDOM_MIN: usize = 64;
 const RANDOM_MAX: usize = 1024;
 
+/// Inputs of other clients that are run between two rounds at most.
+const IMPORTS_MAX: usize = 64;
+
 /// Exits measured before the first batch, to size it.
 const EXIT_SAMPLES: usize = 200;
 
@@ -99,6 +107,7 @@ pub(crate) struct Campaign {
     seeds: Vec<Seed>,
     stored: Vec<Stored>,
     tracer: Option<Tracer>,
+    link: Option<Link>,
     /// Said before the first line of figures.
     pub(crate) notes: Vec<String>,
 }
@@ -107,14 +116,11 @@ impl Campaign {
     /// Opens the folder's queue, findings and state, and makes everything ready to run.
     pub(crate) fn open(plan: Plan, output: &Output) -> Result<Self, CampaignError> {
         let mut notes = Vec::new();
-        let (queue, stored, aside) = Queue::open(&output.folder("queue")?, &output.path("corrupt"))?;
-        for file in aside {
-            notes.push(match file.moved {
-                Ok(to) => format!("warning: queue/{} is damaged; it is now {}", file.name, to.display()),
-                Err(error) => format!("warning: queue/{} is damaged and cannot be moved: {error}", file.name),
-            });
-        }
-        let stats_path = output.path("stats.jsonl");
+        let shared = plan.share.is_some();
+        let (queue, stored, aside) = Queue::open(&output.folder("queue")?, &output.path("corrupt"), shared)?;
+        notes.extend(aside.iter().map(SetAside::sentence));
+        // The figures of several clients are added up and stored by their parent.
+        let stats_path = if shared { PathBuf::from("/dev/null") } else { output.path("stats.jsonl") };
         let before = monitor::last_figures(&stats_path);
         let total = plan.snapshot.counter_count(Space::Application);
         let monitor = Monitor::start(stats_path, before.as_ref(), total, plan.show)?;
@@ -122,7 +128,7 @@ impl Campaign {
         let last: SharedRun = Rc::new(LastRun::default());
 
         let probe = Probe::new(plan.kvm.clone(), plan.snapshot.clone(), plan.deadline);
-        let findings = Findings::open(&output.folder("findings")?, probe, plan.machine, total)?;
+        let findings = Findings::open(&output.folder("findings")?, probe, plan.machine, total, shared)?;
         let mut replica = Replica::spawn(&plan.kvm, &plan.snapshot, plan.engine)?;
         let observers = observer::observe(&mut replica);
         let mut feedback = CorpusFeedback::new(&observers, plan.kernel_coverage, queue, clock, last.clone());
@@ -134,7 +140,10 @@ impl Campaign {
             kernel_coverage: plan.kernel_coverage,
             seed: plan.seed,
         };
-        let state_path = output.path("state.postcard");
+        let state_path = match plan.share.as_ref().map_or(0, |share| share.number) {
+            0 => output.path("state.postcard"),
+            number => output.path(&format!("state-{number}.postcard")),
+        };
         let mut state = match journal::load(&state_path, &key) {
             Ok(state) => state,
             Err(why) => {
@@ -146,12 +155,12 @@ impl Campaign {
                     Some(seed) => StdRand::with_seed(seed),
                     None => StdRand::new(),
                 };
-                let mut state =
-                    State::new(rand, Corpus::new(), Corpus::new(), &mut feedback, &mut objective)?;
-                *state.executions_mut() = before.as_ref().map_or(0, |figures| figures.execs);
-                state
+                State::new(rand, Corpus::new(), Corpus::new(), &mut feedback, &mut objective)?
             }
         };
+        // A client counts those of its session. A state may be older than the figures, or of one client.
+        let execs_before = before.as_ref().map_or(0, |figures| figures.execs);
+        *state.executions_mut() = if shared { 0 } else { execs_before.max(*state.executions()) };
         if let Some(before) = &before {
             let (execs, inputs) = (show_count(before.execs), stored.len());
             notes.push(format!("resuming after {execs} executions, with {}", plural(inputs, "input")));
@@ -208,6 +217,7 @@ impl Campaign {
             seeds: plan.seeds,
             stored,
             tracer,
+            link: plan.share.map(|share| Link::new(share.broker)),
             notes,
         })
     }
@@ -319,6 +329,9 @@ impl Campaign {
                 Err(libafl::Error::ShuttingDown) => break,
                 Err(error) => return Err(error.into()),
             }
+            if !self.exchange()? {
+                break;
+            }
             if saved.elapsed() >= SAVE_PERIOD {
                 self.save()?;
                 saved = Instant::now();
@@ -327,8 +340,50 @@ impl Campaign {
         self.last.take_fault().map_or(Ok(()), Err)
     }
 
+    /// Tells other clients what is new here.
+    fn tell(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        for fresh in self.fuzzer.feedback_mut().queue.take_fresh() {
+            link.send(&Message::Entry { number: fresh.number, bytes: fresh.bytes });
+        }
+        for name in self.executor.findings.take_fresh() {
+            if let Some(message) = self.executor.findings.message(&name) {
+                link.send(&message);
+            }
+        }
+    }
+
+    /// Tells other clients what is new here, and runs what they tell. False when the campaign is to stop.
+    fn exchange(&mut self) -> Result<bool, CampaignError> {
+        self.tell();
+        let Some(mut link) = self.link.take() else { return Ok(true) };
+        let mut goes_on = true;
+        let mut imports = 0;
+        while goes_on && imports < IMPORTS_MAX {
+            match link.receive() {
+                None => break,
+                Some(Message::Finding { name, report, input }) => {
+                    self.executor.adopt(&name, &report, &input)?;
+                }
+                Some(Message::Entry { bytes, .. }) if self.fuzzer.feedback_mut().queue.has(&bytes) => {}
+                Some(Message::Entry { number, bytes }) => {
+                    imports += 1;
+                    self.fuzzer.feedback_mut().import = Some(number);
+                    let evaluated = self.evaluate(&bytes)?;
+                    self.fuzzer.feedback_mut().import = None;
+                    goes_on = evaluated.is_some();
+                    let kept = evaluated == Some(ExecuteInputResult::Corpus);
+                    self.executor.tally.imported += u64::from(kept);
+                }
+            }
+        }
+        self.link = Some(link);
+        Ok(goes_on)
+    }
+
     /// Saves the state and says how it went.
     pub(crate) fn finish(&mut self) -> Result<Summary, CampaignError> {
+        self.tell();
         journal::settle(&mut self.state)?;
         self.save()?;
         let executor = &mut self.executor;

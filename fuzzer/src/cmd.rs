@@ -108,7 +108,7 @@ impl Failure {
 
     /// Every error of the chain, outermost first. A source whose text its parent already
     /// contains is not said twice.
-    fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let mut message = String::new();
         for cause in self.error.chain() {
             let text = cause.to_string();
@@ -144,6 +144,16 @@ impl<T, E: Into<anyhow::Error>> BlameExt<T> for Result<T, E> {
 pub(crate) fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes a warning to stderr, which may be a terminal that is gone.
+pub(crate) fn warn(text: &str) {
+    note(&format!("warning: {text}"));
+}
+
+/// Writes a line to stderr, which may be a terminal that is gone.
+pub(crate) fn note(text: &str) {
+    let _ = std::io::stderr().write_all(format!("unifork: {text}\n").as_bytes());
 }
 
 /// The engine that is used unless another is asked for.

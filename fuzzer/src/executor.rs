@@ -65,6 +65,8 @@ pub(crate) struct Tally {
     pub(crate) audit_differences: u64,
     /// Audits that were due and could not be made.
     pub(crate) audits_skipped: u64,
+    /// Inputs of other clients and machines that were kept.
+    pub(crate) imported: u64,
 }
 
 impl Tally {
@@ -300,6 +302,16 @@ impl ReplicaExecutor {
             self.tally.audit_differences = auditor.differences;
             self.tally.audits_skipped = auditor.skipped;
         }
+    }
+
+    /// Takes over a finding of another client or machine.
+    pub(crate) fn adopt(&mut self, name: &str, report: &[u8], input: &[u8]) -> Result<(), CampaignError> {
+        if let Some(record) = self.findings.adopt(name, report, input)? {
+            self.tally.new_findings += 1;
+            let at = Moment { execs: record.execs, runtime: self.monitor.runtime(self.now) };
+            self.monitor.found_by(name, &record.sentence, at);
+        }
+        Ok(())
     }
 
     /// Names a bad end and hands it to the findings.

@@ -32,6 +32,8 @@ pub(crate) enum Admission {
 pub(crate) struct CorpusFeedback {
     pub(crate) admission: Admission,
     pub(crate) queue: Queue,
+    /// The run at hand is of an input that another client has under this number.
+    pub(crate) import: Option<u64>,
     edges: MaxMapFeedback<Edges, Map>,
     kernel: Option<MaxMapFeedback<Map, Map>>,
     clock: Clock,
@@ -50,6 +52,7 @@ impl CorpusFeedback {
         Self {
             admission: Admission::New,
             queue,
+            import: None,
             edges: MaxMapFeedback::new(&observers.0),
             kernel: kernel.then(|| MaxMapFeedback::new(&observers.1.0)),
             clock,
@@ -103,7 +106,11 @@ impl<EM: EventFirer<BytesInput, State>> Feedback<EM, BytesInput, Observers, Stat
         }
         testcase.set_exec_time(self.clock.effort(self.last.elapsed.get(), edge_counts(observers)));
         let bytes = testcase.input().as_ref().map_or(&[][..], |input| input.mutator_bytes());
-        self.queue.save(bytes).map_err(|error| self.last.stop_with(error))?;
+        let saved = match self.import {
+            Some(number) => self.queue.save_as(number, bytes),
+            None => self.queue.save(bytes),
+        };
+        saved.map_err(|error| self.last.stop_with(error))?;
         Ok(())
     }
 }

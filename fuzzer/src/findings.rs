@@ -22,6 +22,9 @@ use unifork_vmm::introspect::CrashReport;
 use unifork_vmm::{Outcome, ReplicaError};
 
 use crate::campaign::CampaignError;
+use crate::cmd::warn;
+use crate::cores::broker::read_finding;
+use crate::cores::message::Message;
 use crate::output::{self, OutputError, PARTIAL_PREFIX};
 use crate::report;
 use crate::triage::{Probe, Sighting};
@@ -107,6 +110,9 @@ pub(crate) struct Findings {
     hung: Vec<bool>,
     probe: Probe,
     machine: Machine,
+    // Other processes write to the folder, too; the names they are to hear of.
+    shared: bool,
+    fresh: Vec<String>,
     /// Runs that ended in a known finding.
     pub(crate) duplicates: u64,
     /// Timeouts that did not repeat.
@@ -115,35 +121,82 @@ pub(crate) struct Findings {
 
 impl Findings {
     /// Opens the folder `dir`, which exists, and reads what earlier campaigns found.
-    /// `edges` is the number of the application's counters.
+    /// `edges` is the number of the application's counters. What is half-written in a `shared` folder is
+    /// left to the process that owns it.
     pub(crate) fn open(
         dir: &Path,
         probe: Probe,
         machine: Machine,
         edges: usize,
+        shared: bool,
     ) -> Result<Self, OutputError> {
-        output::remove_partial(dir);
+        if !shared {
+            output::remove_partial(dir);
+        }
         let mut findings = Self {
             dir: dir.to_path_buf(),
             known: BTreeMap::new(),
             hung: vec![false; edges],
             probe,
             machine,
+            shared,
+            fresh: Vec::new(),
             duplicates: 0,
             unrepeated: 0,
         };
         for entry in fs::read_dir(dir).map_err(OutputError::io("read", dir))? {
             let entry = entry.map_err(OutputError::io("read", dir))?;
-            let folder = entry.path();
-            let Ok(input) = fs::metadata(folder.join("input")) else { continue };
-            match Record::read(&folder) {
-                Ok(record) => findings.reached(&record.edges),
-                Err(error) => eprintln!("unifork: warning: {error}; the finding is kept as it is"),
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.starts_with('.') {
+                findings.learn(&name);
             }
-            let bytes = usize::try_from(input.len()).unwrap_or(usize::MAX);
-            findings.known.insert(entry.file_name().to_string_lossy().into_owned(), bytes);
         }
         Ok(findings)
+    }
+
+    /// Takes the finding `name` from the folder, if it is there.
+    fn learn(&mut self, name: &str) -> bool {
+        let folder = self.folder(name);
+        let Ok(input) = fs::metadata(folder.join("input")) else { return false };
+        match Record::read(&folder) {
+            Ok(record) => self.reached(&record.edges),
+            Err(error) => warn(&format!("{error}; the finding is kept as it is")),
+        }
+        self.known.insert(name.to_owned(), usize::try_from(input.len()).unwrap_or(usize::MAX));
+        true
+    }
+
+    /// The names of the findings that this process made since the last call, where others share the folder.
+    pub(crate) fn take_fresh(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// The finding `name`, to be told to others.
+    pub(crate) fn message(&self, name: &str) -> Option<Message> {
+        read_finding(&self.dir, name)
+    }
+
+    /// Takes a finding over that another client or machine made. Its record, when it is new to this folder.
+    pub(crate) fn adopt(
+        &mut self,
+        name: &str,
+        report: &[u8],
+        input: &[u8],
+    ) -> Result<Option<Record>, OutputError> {
+        if self.known.contains_key(name) || !is_name(name) || self.learn(name) {
+            return Ok(None);
+        }
+        let Ok(record) = serde_json::from_slice::<Record>(report) else { return Ok(None) };
+        // The image lies elsewhere there.
+        let record = Record {
+            name: name.to_owned(),
+            machine: self.machine.clone(),
+            input_bytes: input.len(),
+            ..record
+        };
+        let new = self.keep(&record, input)?;
+        self.learn(name);
+        Ok(new.then_some(record))
     }
 
     /// The names of all findings.
@@ -169,6 +222,10 @@ impl Findings {
         at: Moment,
     ) -> Result<Verdict, CampaignError> {
         let timeout = matches!(seen.outcome, Outcome::Timeout);
+        if self.shared && !self.known.contains_key(&seen.name) {
+            // Another client may have been first.
+            self.learn(&seen.name);
+        }
         if let Some(&smallest) = self.known.get(&seen.name) {
             self.duplicates += 1;
             // Confirming a timeout takes its whole deadline again, so only for half the size.
@@ -187,9 +244,16 @@ impl Findings {
             return Ok(Verdict::Unrepeated);
         }
         let record = self.record(seen, input, at, &confirmed);
-        self.keep(&record, input)?;
+        if !self.keep(&record, input)? {
+            self.learn(&seen.name);
+            self.duplicates += 1;
+            return Ok(Verdict::Known(seen.name.clone()));
+        }
         self.known.insert(seen.name.clone(), input.len());
         self.reached(&seen.edges);
+        if self.shared {
+            self.fresh.push(seen.name.clone());
+        }
         Ok(Verdict::New(seen.name.clone()))
     }
 
@@ -227,8 +291,8 @@ impl Findings {
         }
     }
 
-    /// Writes a new finding: all of its folder, or none of it.
-    fn keep(&self, record: &Record, input: &[u8]) -> Result<(), OutputError> {
+    /// Writes a new finding: all of its folder, or none of it. False when another client was faster.
+    fn keep(&self, record: &Record, input: &[u8]) -> Result<bool, OutputError> {
         let folder = tempfile::Builder::new()
             .prefix(PARTIAL_PREFIX)
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -245,10 +309,15 @@ impl Findings {
             write().map_err(OutputError::io("write", &path))?;
         }
         let target = self.folder(&record.name);
-        fs::rename(folder.path(), &target).map_err(OutputError::io("create", &target))?;
-        // It is the finding now; there is nothing left to remove.
-        let _ = folder.keep();
-        Ok(())
+        match fs::rename(folder.path(), &target) {
+            Ok(()) => {
+                // It is the finding now; there is nothing left to remove.
+                let _ = folder.keep();
+                Ok(true)
+            }
+            Err(_) if target.join("input").exists() => Ok(false),
+            Err(error) => Err(OutputError::io("create", &target)(error)),
+        }
     }
 
     /// Replaces the input of a known finding by a smaller one, if a fresh fork confirms it.
@@ -259,6 +328,14 @@ impl Findings {
         }
         let folder = self.folder(&seen.name);
         let (path, first) = (folder.join("input"), folder.join("first"));
+        // The files of one finding are from one client.
+        let lock = fs::File::open(&folder).map_err(OutputError::io("open", &folder))?;
+        lock.lock().map_err(OutputError::io("lock", &folder))?;
+        let now = fs::metadata(&path).map_err(OutputError::io("read", &path))?;
+        if now.len() <= input.len() as u64 {
+            self.known.insert(seen.name.clone(), usize::try_from(now.len()).unwrap_or(usize::MAX));
+            return Ok(());
+        }
         if !first.exists() {
             let bytes = fs::read(&path).map_err(OutputError::io("read", &path))?;
             output::write_whole(&first, &bytes)?;
@@ -287,6 +364,13 @@ impl Findings {
             }
         }
     }
+}
+
+/// Whether another machine may name a finding so: as [`Triage`](crate::triage::Triage) does, and never a path.
+fn is_name(name: &str) -> bool {
+    name.len() <= 100
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 /// What fresh forks said.

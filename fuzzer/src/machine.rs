@@ -193,6 +193,13 @@ pub(crate) fn open(path: &Path, args: &MachineArgs) -> Result<Machine, MachineEr
     Ok(machine)
 }
 
+/// The frozen machine that the parent of this process opened, behind `path`.
+pub(crate) fn open_shared(path: &Path) -> Result<Machine, MachineError> {
+    let kvm = Arc::new(Kvm::open()?);
+    let (snapshot, _) = Snapshot::open_and_check_later(path).map_err(|source| damaged(path, source))?;
+    Ok(Machine { kvm, snapshot, boot: None, check: Check::default() })
+}
+
 /// As [`open`], for work that goes on for long: a snapshot file's memory, which may be gigabytes, is
 /// checked while the work begins, and `fail` ends the process when it is damaged.
 pub(crate) fn open_at_once(

@@ -10,6 +10,7 @@ mod campaign;
 mod cli;
 mod clock;
 mod cmd;
+mod cores;
 mod cover;
 mod executor;
 mod feedback;

@@ -71,14 +71,54 @@ pub(crate) struct Figures {
     /// Audits that were due and could not be made.
     #[serde(default)]
     pub(crate) audits_skipped: u64,
+    /// Clients that died and were started again, and other machines that are connected.
+    #[serde(default)]
+    pub(crate) restarts: u64,
+    /// Inputs of other clients and machines that were kept.
+    #[serde(default)]
+    pub(crate) imported: u64,
+    #[serde(default)]
+    pub(crate) links: usize,
+    /// Each client of a campaign on several cores; none where one process does it all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) clients: Vec<ClientFigures>,
+}
+
+/// One client of several.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ClientFigures {
+    pub(crate) core: usize,
+    /// Its process; 0 while it has none.
+    pub(crate) pid: u32,
+    /// Executions of this session.
+    pub(crate) execs: u64,
+    pub(crate) execs_per_s: f64,
+    pub(crate) corpus: usize,
+    /// Inputs of other clients and machines that it kept.
+    pub(crate) imported: u64,
+    pub(crate) edges: usize,
+    pub(crate) stability: f64,
+    /// How often it died and was started again.
+    pub(crate) restarts: u64,
 }
 
 impl Figures {
     /// The line for people.
     pub(crate) fn line(&self) -> String {
         let percent = 100.0 * self.edges as f64 / self.edges_total.max(1) as f64;
+        let mut more = String::new();
+        if !self.clients.is_empty() {
+            let running = self.clients.iter().filter(|client| client.pid != 0).count();
+            more = format!("  clients {running}/{}", self.clients.len());
+        }
+        if self.restarts > 0 {
+            more.push_str(&format!("  restarts {}", self.restarts));
+        }
+        if self.links > 0 {
+            more.push_str(&format!("  machines {}", 1 + self.links));
+        }
         format!(
-            "{:>7}  {} execs  {}/s  corpus {}  edges {}/{} ({percent:.1} %)  findings {}  stability {:.1} %",
+            "{:>7}  {} execs  {}/s  corpus {}  edges {}/{} ({percent:.1} %)  findings {}  stability {:.1} %{more}",
             show_clock(Duration::try_from_secs_f64(self.runtime_s).unwrap_or_default()),
             show_count(self.execs),
             show_count(self.execs_per_s.round() as u64),
@@ -195,11 +235,22 @@ impl Monitor {
         findings: &Findings,
     ) -> Result<(), OutputError> {
         let figures = self.close(now, state, tally, findings)?;
+        self.print(&figures);
+        Ok(())
+    }
+
+    fn print(&self, figures: &Figures) {
         match self.show {
             Show::Lines => say(&format!("{}\n", figures.line())),
-            Show::Json => say(&json_line(&figures)),
+            Show::Json => say(&json_line(figures)),
             Show::Nothing => {}
         }
+    }
+
+    /// Prints and stores figures that are the sum of several clients'.
+    pub(crate) fn tick_sum(&mut self, now: Instant, figures: &Figures) -> Result<(), OutputError> {
+        self.store(now, figures)?;
+        self.print(figures);
         Ok(())
     }
 
@@ -212,15 +263,24 @@ impl Monitor {
         findings: &Findings,
     ) -> Result<Figures, OutputError> {
         let figures = self.figures(now, state, tally, findings);
+        self.store(now, &figures)?;
+        Ok(figures)
+    }
+
+    /// Stores figures.
+    pub(crate) fn store(&mut self, now: Instant, figures: &Figures) -> Result<(), OutputError> {
         self.last = (now, figures.execs);
         self.due = now + PERIOD;
-        self.stats.write_all(json_line(&figures).as_bytes()).map_err(OutputError::io("write", &self.path))?;
-        Ok(figures)
+        self.stats.write_all(json_line(figures).as_bytes()).map_err(OutputError::io("write", &self.path))
     }
 
     /// Says that something was found.
     pub(crate) fn found(&self, name: &str, outcome: &Outcome, at: Moment) {
-        let sentence = report::sentence(outcome);
+        self.found_by(name, &report::sentence(outcome), at);
+    }
+
+    /// The same, of something that another process found.
+    pub(crate) fn found_by(&self, name: &str, sentence: &str, at: Moment) {
         match self.show {
             Show::Lines => {
                 let clock = show_clock(at.runtime);
@@ -267,6 +327,8 @@ impl Monitor {
             audits: tally.audits,
             audit_differences: tally.audit_differences,
             audits_skipped: tally.audits_skipped,
+            imported: tally.imported,
+            ..Figures::default()
         }
     }
 }

@@ -7,14 +7,19 @@
 //!   corrupt/         queue files that were damaged, set aside
 //!   findings/NAME/   one folder a finding                 findings.rs
 //!   state.postcard   the fuzzer's state, from time to time  journal.rs
+//!   state-N.postcard the same, of the client N of several
 //!   stats.jsonl      one line of figures a second
 //! ```
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
+
+/// How long a folder is waited for whose owner is gone, but not the last of its clients.
+const LAST_CLIENTS: Duration = Duration::from_secs(15);
 
 /// Why a campaign folder cannot be used.
 #[derive(Debug, Error)]
@@ -55,8 +60,8 @@ impl OutputError {
 #[derive(Debug)]
 pub(crate) struct Output {
     root: PathBuf,
-    // Invariant: holds the flock on `root/lock`.
-    _lock: File,
+    // Invariant: holds the flock on `root/lock`, but for a client, whose parent does.
+    lock: Option<File>,
 }
 
 impl Output {
@@ -71,20 +76,39 @@ impl Output {
             .write(true)
             .open(&path)
             .map_err(OutputError::io("create", &path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let pid = lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                return Err(OutputError::Busy { path: root.to_path_buf(), pid });
+        let start = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let pid = written_pid(&mut lock);
+                    let gone = pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+                    if !gone || start.elapsed() > LAST_CLIENTS {
+                        return Err(OutputError::Busy { path: root.to_path_buf(), pid });
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(TryLockError::Error(source)) => return Err(OutputError::Io { op: "lock", path, source }),
             }
-            Err(TryLockError::Error(source)) => return Err(OutputError::Io { op: "lock", path, source }),
         }
         lock.set_len(0)
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(OutputError::io("write", &path))?;
-        Ok(Self { root: root.to_path_buf(), _lock: lock })
+        Ok(Self { root: root.to_path_buf(), lock: Some(lock) })
+    }
+
+    /// The folder of a client's campaign, which its parent holds.
+    pub(crate) fn of_parent(root: &Path) -> Self {
+        Self { root: root.to_path_buf(), lock: None }
+    }
+
+    /// Lets processes that are started from now on hold the folder as well: it is free when the last of
+    /// them is gone, and so never has two campaigns.
+    pub(crate) fn hold_in_children(&self) -> Result<(), OutputError> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        rustix::io::fcntl_setfd(lock, rustix::io::FdFlags::empty())
+            .map_err(|error| OutputError::io("share", &self.path("lock"))(error.into()))
     }
 
     /// A path in the folder.
@@ -103,6 +127,13 @@ impl Output {
         fs::create_dir_all(&path).map_err(OutputError::io("create", &path))?;
         Ok(path)
     }
+}
+
+fn written_pid(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.rewind().ok()?;
+    lock.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 /// What the name of a file that is still being written starts with.

@@ -1,7 +1,8 @@
 //! The corpus on disk: one file an input, written whole as it is found.
 //!
 //! A file is called `NNNNNN-HASH`: the order it was found in, and the hash of its bytes, which is
-//! how damage is noticed. LibAFL's own on-disk corpus is not used because its counters and lock
+//! how damage is noticed. The clients of a campaign share the folder: an input that came from another
+//! client or machine keeps the name it has there, so whoever writes it writes the same file. LibAFL's own on-disk corpus is not used because its counters and lock
 //! files do not survive a kill between two of its writes, and a full disk is only logged.
 
 use std::collections::HashSet;
@@ -18,6 +19,18 @@ pub(crate) struct Queue {
     dir: PathBuf,
     next: u64,
     known: HashSet<u64>,
+    // Other processes write to the folder, too; what they are to hear of.
+    shared: bool,
+    fresh: Vec<Fresh>,
+}
+
+/// An input that was just written, for the campaign's other clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fresh {
+    /// The first part of its file's name.
+    pub(crate) number: u64,
+    /// Its bytes.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// One input read back.
@@ -38,14 +51,29 @@ pub(crate) struct SetAside {
     pub(crate) moved: Result<PathBuf, String>,
 }
 
+impl SetAside {
+    /// The warning.
+    pub(crate) fn sentence(&self) -> String {
+        let name = &self.name;
+        match &self.moved {
+            Ok(to) => format!("warning: queue/{name} is damaged; it is now {}", to.display()),
+            Err(error) => format!("warning: queue/{name} is damaged and cannot be moved: {error}"),
+        }
+    }
+}
+
 impl Queue {
     /// Opens `dir`, which exists, and reads what is in it in the order it was found. Files whose
-    /// bytes do not match their name are moved to `corrupt`, made if needed.
+    /// bytes do not match their name are moved to `corrupt`, made if needed; of a `shared` folder, they and
+    /// what is half-written are left to the process that owns it.
     pub(crate) fn open(
         dir: &Path,
         corrupt: &Path,
+        shared: bool,
     ) -> Result<(Self, Vec<Stored>, Vec<SetAside>), OutputError> {
-        output::remove_partial(dir);
+        if !shared {
+            output::remove_partial(dir);
+        }
         let mut names: Vec<String> = Vec::new();
         for entry in fs::read_dir(dir).map_err(OutputError::io("read", dir))? {
             let entry = entry.map_err(OutputError::io("read", dir))?;
@@ -55,7 +83,8 @@ impl Queue {
             }
         }
         names.sort();
-        let mut queue = Self { dir: dir.to_path_buf(), next: 0, known: HashSet::new() };
+        let mut queue =
+            Self { dir: dir.to_path_buf(), next: 0, known: HashSet::new(), shared, fresh: Vec::new() };
         let (mut stored, mut aside) = (Vec::new(), Vec::new());
         for name in names {
             let path = dir.join(&name);
@@ -65,7 +94,9 @@ impl Queue {
                 Some((number, expected)) => {
                     queue.next = queue.next.max(number + 1);
                     if expected != hash {
-                        aside.push(set_aside(&path, name, corrupt));
+                        if !shared {
+                            aside.push(set_aside(&path, name, corrupt));
+                        }
                         continue;
                     }
                 }
@@ -81,16 +112,54 @@ impl Queue {
 
     /// Writes `bytes` and gives the file's name, or none when the queue has them already.
     pub(crate) fn save(&mut self, bytes: &[u8]) -> Result<Option<String>, OutputError> {
+        let number = self.next;
+        let name = self.write(number, bytes)?;
+        if self.shared && name.is_some() {
+            self.fresh.push(Fresh { number, bytes: bytes.to_vec() });
+        }
+        Ok(name)
+    }
+
+    /// The same, for an input of another client, under the `number` it has there.
+    pub(crate) fn save_as(&mut self, number: u64, bytes: &[u8]) -> Result<Option<String>, OutputError> {
+        self.write(number, bytes)
+    }
+
+    fn write(&mut self, number: u64, bytes: &[u8]) -> Result<Option<String>, OutputError> {
         let hash = hash_std(bytes);
         if self.known.contains(&hash) {
             return Ok(None);
         }
-        let name = format!("{:06}-{hash:016x}", self.next);
-        output::write_whole(&self.dir.join(&name), bytes)?;
+        let name = file_name(number, hash);
+        let path = self.dir.join(&name);
+        if !(self.shared && path.exists()) {
+            output::write_whole(&path, bytes)?;
+        }
         self.known.insert(hash);
-        self.next += 1;
+        self.next = self.next.max(number.saturating_add(1));
         Ok(Some(name))
     }
+
+    /// Whether the queue has `bytes`.
+    pub(crate) fn has(&self, bytes: &[u8]) -> bool {
+        self.known.contains(&hash_std(bytes))
+    }
+
+    /// What was saved since the last call, of a shared queue.
+    pub(crate) fn take_fresh(&mut self) -> Vec<Fresh> {
+        std::mem::take(&mut self.fresh)
+    }
+}
+
+fn file_name(number: u64, hash: u64) -> String {
+    format!("{number:06}-{hash:016x}")
+}
+
+/// Reads the file `name` of a queue's folder: an input that is whole.
+pub(crate) fn read_one(dir: &Path, name: &str) -> Option<Fresh> {
+    let (number, expected) = parse(name)?;
+    let bytes = fs::read(dir.join(name)).ok()?;
+    (hash_std(&bytes) == expected).then_some(Fresh { number, bytes })
 }
 
 fn parse(name: &str) -> Option<(u64, u64)> {
@@ -117,13 +186,13 @@ mod tests {
     #[test]
     fn what_is_saved_is_read_back_in_order_and_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut queue, stored, _) = Queue::open(dir.path(), &dir.path().join("c")).unwrap();
+        let (mut queue, stored, _) = Queue::open(dir.path(), &dir.path().join("c"), false).unwrap();
         assert!(stored.is_empty());
         for bytes in [b"bb".as_slice(), b"a", b""] {
             assert!(queue.save(bytes).unwrap().is_some());
         }
         assert!(queue.save(b"a").unwrap().is_none());
-        let (mut queue, stored, aside) = Queue::open(dir.path(), &dir.path().join("c")).unwrap();
+        let (mut queue, stored, aside) = Queue::open(dir.path(), &dir.path().join("c"), false).unwrap();
         let bytes: Vec<_> = stored.iter().map(|s| s.bytes.as_slice()).collect();
         assert_eq!(bytes, [b"bb".as_slice(), b"a", b""]);
         assert!(aside.is_empty());
@@ -136,13 +205,31 @@ mod tests {
         let corrupt = dir.path().join("corrupt");
         let queue_dir = dir.path().join("queue");
         fs::create_dir(&queue_dir).unwrap();
-        let (mut queue, ..) = Queue::open(&queue_dir, &corrupt).unwrap();
+        let (mut queue, ..) = Queue::open(&queue_dir, &corrupt, false).unwrap();
         let name = queue.save(b"whole input").unwrap().unwrap();
         fs::write(queue_dir.join(&name), b"whole in").unwrap();
         fs::write(queue_dir.join("imported.txt"), b"mine").unwrap();
-        let (_, stored, aside) = Queue::open(&queue_dir, &corrupt).unwrap();
+        let (_, stored, aside) = Queue::open(&queue_dir, &corrupt, false).unwrap();
         assert_eq!(stored, [Stored { name: "imported.txt".into(), bytes: b"mine".to_vec() }]);
         assert_eq!(aside, [SetAside { name: name.clone(), moved: Ok(corrupt.join(&name)) }]);
         assert!(corrupt.join(name).exists());
+    }
+
+    #[test]
+    fn two_who_share_a_folder_write_each_input_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut one, ..) = Queue::open(dir.path(), &dir.path().join("c"), true).unwrap();
+        let (mut other, ..) = Queue::open(dir.path(), &dir.path().join("c"), true).unwrap();
+        let name = one.save(b"found by one").unwrap().unwrap();
+        let told = one.take_fresh();
+        assert_eq!(told, [Fresh { number: 0, bytes: b"found by one".to_vec() }]);
+        assert!(!other.has(&told[0].bytes));
+        assert_eq!(other.save_as(told[0].number, &told[0].bytes).unwrap(), Some(name.clone()));
+        assert_eq!(other.take_fresh(), [], "it is no news to the others");
+        assert!(other.save(b"found by the other").unwrap().unwrap().starts_with("000001-"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert_eq!(read_one(dir.path(), &name).unwrap().bytes, b"found by one");
+        fs::write(dir.path().join(&name), b"damaged").unwrap();
+        assert_eq!(read_one(dir.path(), &name), None);
     }
 }

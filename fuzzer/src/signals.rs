@@ -16,6 +16,20 @@ pub(crate) fn stop_requested() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
+/// Asks the program to stop, as a signal would.
+pub(crate) fn request_stop() {
+    STOP.store(true, Ordering::Relaxed);
+}
+
+/// From here on, what a terminal sends does nothing: the process that started this one gets it as well, and
+/// says when to stop.
+pub(crate) fn leave_to_parent() {
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: SIG_IGN is a valid disposition for both signals, and runs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// From here on, SIGINT, SIGTERM and SIGHUP (the terminal closed) set the flag instead of ending the program. A second one
 /// ends it at once, for a program that does not get to read the flag.
 pub(crate) fn catch() {

@@ -8,6 +8,7 @@ use libafl::mutators::Tokens;
 use thiserror::Error;
 use unifork_vmm::{Engine, Kvm, ReplicaError, Snapshot};
 
+use crate::cores::link::Port;
 use crate::findings::Machine;
 use crate::monitor::{Figures, Show};
 use crate::output::OutputError;
@@ -75,6 +76,17 @@ pub(crate) struct Plan {
     pub(crate) duration: Option<Duration>,
     pub(crate) until_finding: bool,
     pub(crate) show: Show,
+    /// Given: this is one client of several.
+    pub(crate) share: Option<Share>,
+}
+
+/// What a client of several knows of the others.
+#[derive(Clone, Debug)]
+pub(crate) struct Share {
+    /// Its number, from 0.
+    pub(crate) number: usize,
+    /// Where the broker is.
+    pub(crate) broker: Port,
 }
 
 /// How the seeds ended.

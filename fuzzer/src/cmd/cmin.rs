@@ -240,7 +240,7 @@ fn vacant(folder: &Path) -> Result<(), Failure> {
 /// Writes `inputs` as a corpus.
 fn write_corpus(folder: &Path, inputs: &[&[u8]]) -> Result<(), OutputError> {
     output::write_folder(folder, |partial| {
-        let (mut queue, ..) = Queue::open(partial, &partial.join("corrupt"))?;
+        let (mut queue, ..) = Queue::open(partial, &partial.join("corrupt"), false)?;
         inputs.iter().try_for_each(|input| queue.save(input).map(drop))
     })
 }

@@ -5,22 +5,28 @@
 //! used; 3 when the host failed (no KVM, a full disk).
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use libafl::mutators::Tokens;
 use unifork_vmm::{Engine, Space};
 
-use crate::campaign::{self, Campaign, CampaignError, Plan};
-use crate::cmd::{Blame, Failure, Status, say};
-use crate::machine::{self, MachineArgs};
+use crate::campaign::{self, Campaign, CampaignError, Plan, Summary};
+use crate::cmd::{Blame, Failure, Status, note, say, warn};
+use crate::cores::{CoreList, Role};
+use crate::findings;
+use crate::machine::{self, Machine, MachineArgs};
 use crate::monitor::Show;
 use crate::output::{Output, OutputError};
-use crate::seeds::{self, Seeds, SeedsError};
+use crate::seeds::{self, Seed, Seeds, SeedsError};
 use crate::signals;
 use crate::units::{self};
 
 mod choose;
+mod client;
+mod several;
 mod tell;
 
 /// Flags of `unifork fuzz`.
@@ -30,7 +36,11 @@ Example:
   unifork fuzz sqlite.img --for 10m
 
 Seeds, dictionary and output default to sqlite.seeds/, sqlite.dict and sqlite.campaign/ beside the
-image. Running the same command again resumes. Ctrl-C saves and prints a summary.
+image. Running the same command again resumes, on as many cores as it says. Ctrl-C saves and prints a
+summary.
+
+On several cores, --execs is shared out, --until finding and --for end all, and --seed fixes each
+client's randomness, but not when clients hear from one another: only one core repeats exactly.
 
 Exit codes: 0 ended by a limit or a signal; 1 --until finding and there was none; 2 bad input;
 3 the host failed.")]
@@ -58,6 +68,17 @@ pub(crate) struct Args {
     /// Seed of all randomness: the same seed and --execs give the same campaign
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// Cores to fuzz on, a process for each: how many, a list such as 0-3,6, or all [default: one process,
+    /// on any core]
+    #[arg(long, value_name = "N|LIST|all")]
+    pub(crate) cores: Option<CoreList>,
+    /// Let campaigns on other machines join this one at IP:PORT. Nothing is encrypted: an address that is
+    /// not loopback is for networks you trust
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) serve: Option<SocketAddr>,
+    /// Join the campaign that another machine serves at HOST:PORT; may be given again
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) join: Vec<String>,
     /// Time one input may take
     #[arg(long, default_value = "1s", value_parser = units::duration, value_name = "TIME")]
     pub(crate) deadline: Duration,
@@ -91,14 +112,27 @@ pub(crate) enum Until {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
+    match Role::of_this_process() {
+        Some(role) => Ok(client::run(args, &role)),
+        None => run_campaign(args, json),
+    }
+}
+
+/// The campaign's files that are not its output: seeds and dictionary.
+fn find_inputs(args: &Args) -> Result<(Seeds, Option<Tokens>, PathBuf), Failure> {
     let (seeds_beside, dict_beside, campaign_beside) = campaign::neighbours(&args.image);
     let root = args.output.clone().unwrap_or(campaign_beside);
-    // What the user can mend is looked at before the machine is.
-    machine::is_elf(&args.image).map_err(super::machine_failure)?;
-    let mut seeds = find_seeds(args, seeds_beside, &root)?;
+    let seeds = find_seeds(args, seeds_beside, &root)?;
     let dict = args.dict.clone().or_else(|| dict_beside.is_file().then_some(dict_beside));
     let tokens = dict.as_deref().map(seeds::dictionary).transpose().map_err(seeds_failure)?;
+    Ok((seeds, tokens, root))
+}
 
+fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
+    // What the user can mend is looked at before the machine is.
+    let elf = machine::is_elf(&args.image).map_err(super::machine_failure)?;
+    let cores = several::cores(args)?;
+    let (mut seeds, tokens, root) = find_inputs(args)?;
     let damaged = move |error| super::end_with(error, json);
     let machine =
         machine::open_at_once(&args.image, &args.machine, damaged).map_err(super::machine_failure)?;
@@ -122,41 +156,33 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         ));
     }
     for path in &seeds.too_long {
-        eprintln!("unifork: warning: {} is longer than --input-max and left out", path.display());
+        warn(&format!("{} is longer than --input-max and left out", path.display()));
     }
-    let plan = Plan {
-        kvm: machine.kvm.clone(),
-        snapshot: machine.snapshot.clone(),
-        machine: machine.describe(&args.image, args.deadline, engine),
-        engine,
-        audit: args.audit,
-        batches: !args.no_batch,
-        comparisons: !args.no_comparisons,
-        deadline: args.deadline,
-        seeds: seeds.usable,
-        tokens,
-        kernel_coverage: args.kernel_coverage,
-        seed: args.seed,
-        execs: args.execs,
-        duration: args.duration,
-        until_finding: args.until.is_some(),
-        show: if json { Show::Json } else { Show::Lines },
-    };
+    let show = if json { Show::Json } else { Show::Lines };
     signals::catch();
-    let mut campaign = Campaign::open(plan, &output).map_err(campaign_failure)?;
     let choice = serde_json::json!({ "engine": engine, "measured": figures });
     if json {
         say(&format!("{choice}\n"));
     }
-    campaign.log(&choice).map_err(campaign_failure)?;
-    for note in campaign.notes.drain(..) {
-        eprintln!("unifork: {note}");
-    }
-    if let Some(report) = campaign.load().map_err(campaign_failure)? {
-        tell::warn_of_seeds(&report);
-        campaign.run().map_err(campaign_failure)?;
-    }
-    let summary = campaign.finish().map_err(campaign_failure)?;
+    let described = machine.describe(&args.image, args.deadline, engine);
+    let summary = match cores {
+        Some(cores) => {
+            let started = several::Started { cores, elf, machine: &machine, described, engine, show };
+            several::run(args, started, &output, &choice)?
+        }
+        None => {
+            let plan = Plan {
+                seed: args.seed,
+                execs: args.execs,
+                duration: args.duration,
+                until_finding: args.until.is_some(),
+                engine,
+                show,
+                ..plan(args, &machine, described, seeds.usable, tokens)
+            };
+            run_alone(plan, &output, &choice).map_err(campaign_failure)?
+        }
+    };
     if json {
         say(&tell::closing_json(&summary));
     } else {
@@ -173,6 +199,49 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         );
     }
     Ok(if nothing_found { Status::Negative } else { Status::Done })
+}
+
+/// A plan without limits, of a process that prints figures as JSON.
+fn plan(
+    args: &Args,
+    machine: &Machine,
+    described: findings::Machine,
+    seeds: Vec<Seed>,
+    tokens: Option<Tokens>,
+) -> Plan {
+    Plan {
+        kvm: machine.kvm.clone(),
+        snapshot: machine.snapshot.clone(),
+        machine: described,
+        engine: super::default_engine(),
+        audit: args.audit,
+        batches: !args.no_batch,
+        comparisons: !args.no_comparisons,
+        deadline: args.deadline,
+        seeds,
+        tokens,
+        kernel_coverage: args.kernel_coverage,
+        seed: None,
+        execs: None,
+        duration: None,
+        until_finding: false,
+        show: Show::Json,
+        share: None,
+    }
+}
+
+/// A campaign in this process alone.
+fn run_alone(plan: Plan, output: &Output, choice: &serde_json::Value) -> Result<Summary, CampaignError> {
+    let mut campaign = Campaign::open(plan, output)?;
+    campaign.log(choice)?;
+    for text in campaign.notes.drain(..) {
+        note(&text);
+    }
+    if let Some(report) = campaign.load()? {
+        tell::warn_of_seeds(&report);
+        campaign.run()?;
+    }
+    campaign.finish()
 }
 
 /// Reads the seeds. None are needed when there is a queue to resume from.

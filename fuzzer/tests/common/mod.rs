@@ -1,6 +1,7 @@
 //! What the tests share: images, built once; the program, run; folders that are thrown away.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod campaign;
 pub(crate) mod coverage;
 pub(crate) mod linux;
 

@@ -7,6 +7,7 @@ use unifork_vmm::{Engine, EngineFigure, Space};
 
 use super::Args;
 use crate::campaign::{SeedReport, Summary};
+use crate::cmd::warn;
 use crate::machine::{BootFacts, Machine};
 use crate::output::Output;
 use crate::seeds::Seeds;
@@ -72,11 +73,11 @@ pub(super) fn warn_of_seeds(report: &SeedReport) {
     ];
     for (what, paths) in lists {
         let Some(first) = paths.first() else { continue };
-        eprintln!(
-            "unifork: warning: {} left out, since {what}; the first is {}",
+        warn(&format!(
+            "{} left out, since {what}; the first is {}",
             plural(paths.len(), "seed"),
             first.display()
-        );
+        ));
     }
 }
 
@@ -109,6 +110,18 @@ pub(super) fn closing(summary: &Summary, boot: Option<&BootFacts>) -> String {
         plural(figures.hot_pages, "page"),
         100.0 * figures.hot_hit_rate
     );
+    if !figures.clients.is_empty() {
+        let rows: Vec<String> = figures
+            .clients
+            .iter()
+            .map(|client| format!("core {} {}", client.core, show_count(client.execs)))
+            .collect();
+        let restarts = match figures.restarts {
+            0 => String::new(),
+            count => format!("; {} after a client died", plural(count as usize, "restart")),
+        };
+        let _ = writeln!(text, "executions by client: {}{restarts}", rows.join(", "));
+    }
     if figures.batches > 0 {
         let _ = writeln!(
             text,

@@ -181,6 +181,7 @@ impl Site<'_> {
             seeds::read(&[seeds_beside], machine.snapshot.input_max()).map_err(fuzz::seeds_failure)?;
         let dict = dict_beside.is_file().then(|| seeds::dictionary(&dict_beside));
         Ok(Plan {
+            share: None,
             kvm: machine.kvm.clone(),
             snapshot: machine.snapshot.clone(),
             machine: machine.describe(self.image, DEADLINE, mode.engine()),

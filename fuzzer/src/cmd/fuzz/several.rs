@@ -1,0 +1,127 @@
+//! `unifork fuzz` on several cores, or with other machines.
+
+use std::fs::File;
+
+use unifork_vmm::{Engine, Space};
+
+use super::Args;
+use crate::campaign::Summary;
+use crate::cmd::{Blame, Failure, note};
+use crate::cores::supervisor::{Orders, Supervisor};
+use crate::cores::{self, CoresError};
+use crate::findings;
+use crate::machine::Machine;
+use crate::monitor::Show;
+use crate::output::Output;
+
+/// The cores of a campaign of several processes; none when one process does it all.
+pub(super) fn cores(args: &Args) -> Result<Option<Vec<usize>>, Failure> {
+    let cores = match &args.cores {
+        Some(list) => list.choose().map_err(|why| {
+            Failure::usage(anyhow::anyhow!(why)).help("`--cores all` takes every core there is")
+        })?,
+        None => Vec::new(),
+    };
+    let alone = args.serve.is_none() && args.join.is_empty();
+    if cores.len() <= 1 && alone && !matches!(args.cores, Some(cores::CoreList::These(_))) {
+        return Ok(None);
+    }
+    if let Some(address) = args.join.iter().find(|address| !address.contains(':')) {
+        return Err(Failure::usage(anyhow::anyhow!("--join {address} names no port"))
+            .help("give it as HOST:PORT, the address that the other machine serves"));
+    }
+    if cores.is_empty() {
+        let first = cores::CoreList::Count(1).choose();
+        return first.map(Some).map_err(|why| Failure::host(anyhow::anyhow!(why)));
+    }
+    Ok(Some(cores))
+}
+
+/// What there is when the clients are to be started.
+#[derive(Debug)]
+pub(super) struct Started<'a> {
+    pub(super) cores: Vec<usize>,
+    /// The machine was booted from an image.
+    pub(super) elf: bool,
+    pub(super) machine: &'a Machine,
+    pub(super) described: findings::Machine,
+    pub(super) engine: Engine,
+    pub(super) show: Show,
+}
+
+/// Runs the campaign.
+pub(super) fn run(
+    args: &Args,
+    started: Started<'_>,
+    output: &Output,
+    choice: &serde_json::Value,
+) -> Result<Summary, Failure> {
+    let Started { cores, elf, machine, described, engine, show } = started;
+    // A snapshot file is mapped by all; the memory of a machine that was booted here goes into one.
+    let snapshot = if elf {
+        machine.snapshot.share().map_err(CoresError::Share)
+    } else {
+        File::open(&args.image).map_err(CoresError::Start)
+    };
+    let snapshot = snapshot.map_err(failure)?;
+    if show == Show::Lines {
+        crate::cmd::say(&format!("  on cores {}\n", cores::show(&cores)));
+    }
+    if let Some(address) = args.serve {
+        let reach = if address.ip().is_loopback() {
+            "for this machine alone"
+        } else {
+            "BEYOND THIS MACHINE: whoever reaches it can send inputs and read the corpus"
+        };
+        note(&format!("listening on {address}, {reach}"));
+    }
+    let orders = Orders {
+        cores,
+        snapshot,
+        snapshot_id: machine.snapshot.id(),
+        counters: machine.snapshot.counter_count(Space::Application),
+        machine: described,
+        engine,
+        deadline: args.deadline,
+        seed: args.seed,
+        execs: args.execs,
+        duration: args.duration,
+        until_finding: args.until.is_some(),
+        serve: args.serve,
+        join: args.join.clone(),
+        show,
+    };
+    let mut supervisor = Supervisor::new(orders, output).map_err(failure)?;
+    supervisor.log(choice).map_err(failure)?;
+    supervisor.run().map_err(failure)
+}
+
+/// Whose fault it is, and what to do about it.
+pub(super) fn failure(error: CoresError) -> Failure {
+    let (blame, help) = match &error {
+        CoresError::Output(_) => (
+            Blame::Host,
+            "make room on the disk or check its permissions; the same command then resumes the campaign",
+        ),
+        CoresError::Start(_) | CoresError::Share(_) | CoresError::Broker(_) => {
+            (Blame::Host, "the campaign so far is kept; the same command resumes it")
+        }
+        CoresError::Dies { .. } => (
+            Blame::Host,
+            "see what it says with UNIFORK_LOG=debug, and whether `dmesg` says why; the campaign so far is kept",
+        ),
+        CoresError::Listen { .. } => {
+            (Blame::Usage, "give --serve an address of this machine and a port that nobody uses")
+        }
+        CoresError::Refused { .. } => (
+            Blame::Usage,
+            "both machines need the same unifork and the same image; the campaign so far is kept",
+        ),
+        CoresError::Client { help, blame, .. } => {
+            let blame = if *blame == Blame::Usage as u8 { Blame::Usage } else { Blame::Host };
+            let help = help.clone();
+            return Failure { blame, error: error.into(), help };
+        }
+    };
+    Failure { blame, error: error.into(), help: Some(help.to_owned()) }
+}

@@ -1,0 +1,134 @@
+//! The figures of several clients as one.
+
+use crate::monitor::{ClientFigures, Figures};
+
+/// One client's part in a session: those who had its place before, and the one that has it now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Part {
+    /// Of those that are gone; only what is counted.
+    gone: Figures,
+    /// Of the present one.
+    pub(crate) now: Figures,
+    pub(crate) core: usize,
+    pub(crate) pid: u32,
+    pub(crate) restarts: u64,
+}
+
+impl Part {
+    /// The part of the client on `core`, before it runs.
+    pub(crate) fn new(core: usize) -> Self {
+        Self { core, ..Self::default() }
+    }
+
+    /// The present client is gone.
+    pub(crate) fn end(&mut self) {
+        add_counts(&mut self.gone, &self.now);
+        let last = std::mem::take(&mut self.now);
+        // What describes the corpus holds until the next one has read it.
+        self.now = Figures {
+            corpus: last.corpus,
+            edges: last.edges,
+            edges_total: last.edges_total,
+            kernel_edges: last.kernel_edges,
+            kernel_edges_total: last.kernel_edges_total,
+            stability: last.stability,
+            ..Figures::default()
+        };
+        self.pid = 0;
+    }
+
+    /// Executions of this session.
+    pub(crate) fn execs(&self) -> u64 {
+        self.gone.execs + self.now.execs
+    }
+
+    fn row(&self) -> ClientFigures {
+        ClientFigures {
+            core: self.core,
+            pid: self.pid,
+            execs: self.execs(),
+            execs_per_s: self.now.execs_per_s,
+            corpus: self.now.corpus,
+            imported: self.gone.imported + self.now.imported,
+            edges: self.now.edges,
+            stability: self.now.stability,
+            restarts: self.restarts,
+        }
+    }
+}
+
+fn add_counts(sum: &mut Figures, part: &Figures) {
+    sum.execs += part.execs;
+    sum.duplicates += part.duplicates;
+    sum.unrepeated += part.unrepeated;
+    sum.batches += part.batches;
+    sum.batched += part.batched;
+    sum.spoiled += part.spoiled;
+    sum.audits += part.audits;
+    sum.audit_differences += part.audit_differences;
+    sum.audits_skipped += part.audits_skipped;
+    sum.imported += part.imported;
+}
+
+/// The campaign's figures: counts are added up; of what each client sees of the same program, the best
+/// informed one's, but the worst stability. Corpus, findings and times are the caller's to fill in.
+pub(crate) fn sum(parts: &[Part]) -> Figures {
+    let mut sum = Figures { stability: 1.0, ..Figures::default() };
+    let mut weights = 0.0;
+    for part in parts {
+        add_counts(&mut sum, &part.gone);
+        add_counts(&mut sum, &part.now);
+        let now = &part.now;
+        sum.execs_per_s += now.execs_per_s;
+        sum.edges = sum.edges.max(now.edges);
+        sum.edges_total = sum.edges_total.max(now.edges_total);
+        sum.kernel_edges = sum.kernel_edges.max(now.kernel_edges);
+        sum.kernel_edges_total = sum.kernel_edges_total.max(now.kernel_edges_total);
+        sum.hot_pages = sum.hot_pages.max(now.hot_pages);
+        sum.batch_size = sum.batch_size.max(now.batch_size);
+        if now.edges > 0 {
+            sum.stability = sum.stability.min(now.stability);
+        }
+        let weight = now.execs as f64;
+        sum.reset_pages_per_run += weight * now.reset_pages_per_run;
+        sum.hot_hit_rate += weight * now.hot_hit_rate;
+        weights += weight;
+        sum.restarts += part.restarts;
+        sum.clients.push(part.row());
+    }
+    if weights > 0.0 {
+        sum.reset_pages_per_run /= weights;
+        sum.hot_hit_rate /= weights;
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up_over_clients_and_those_before_them() {
+        let figures = |execs, edges, stability| Figures {
+            execs,
+            edges,
+            stability,
+            execs_per_s: 10.0,
+            duplicates: 1,
+            hot_hit_rate: stability,
+            ..Figures::default()
+        };
+        let mut one = Part::new(0);
+        (one.now, one.pid) = (figures(100, 5, 0.5), 7);
+        one.end();
+        assert_eq!((one.execs(), one.pid), (100, 0));
+        one.restarts = 1;
+        one.now = figures(50, 9, 1.0);
+        let other = Part { now: figures(150, 7, 0.9), ..Part::new(1) };
+        let sum = sum(&[one, other]);
+        assert_eq!((sum.execs, sum.edges, sum.duplicates, sum.restarts), (300, 9, 3, 1));
+        assert_eq!((sum.execs_per_s, sum.stability), (20.0, 0.9));
+        assert!((sum.hot_hit_rate - 0.925).abs() < 1e-9);
+        assert_eq!(sum.clients.iter().map(|client| client.execs).collect::<Vec<_>>(), [150, 150]);
+    }
+}
