@@ -161,7 +161,12 @@ pub(crate) struct BootFacts {
 /// Whether `path` is an ELF file, and so an image rather than a snapshot.
 pub(crate) fn is_elf(path: &Path) -> Result<bool, MachineError> {
     let mut magic = [0; 4];
-    let read = File::open(path).and_then(|mut file| file.read(&mut magic));
+    // A FIFO would be waited for, and a device may have no end. A directory cannot be read, which is said so.
+    let regular = |path| match std::fs::metadata(path)?.file_type() {
+        kind if kind.is_file() || kind.is_dir() => File::open(path),
+        _ => Err(io::Error::other("it is not a regular file")),
+    };
+    let read = regular(path).and_then(|mut file| file.read(&mut magic));
     match read {
         Ok(count) => Ok(magic[..count] == *b"\x7fELF"),
         Err(source) => Err(MachineError::Read { path: path.to_path_buf(), source }),

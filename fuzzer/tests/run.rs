@@ -43,6 +43,38 @@ fn arguments_environment_and_exit_code_are_passed_on() {
 }
 
 #[test]
+fn a_program_finds_its_own_file() {
+    need_kvm();
+    let source = r#"
+#include <stdio.h>
+#include <sys/stat.h>
+int main(int argc, char **argv)
+{
+    struct stat by_link, by_name;
+    if (stat("/proc/self/exe", &by_link) || stat(argv[0], &by_name))
+        return 1;
+    printf("%ld bytes, %s\n", (long)by_link.st_size, by_link.st_ino == by_name.st_ino ? "the same" : "another");
+    return 0;
+}
+"#;
+    let own = program("own", source);
+    let bytes = fs::metadata(&own).unwrap().len();
+    let ran = run(&["run", text(&own)]).expect(0);
+    assert_eq!(ran.stdout, format!("{bytes} bytes, the same\n"));
+}
+
+#[test]
+fn an_argument_that_is_no_text_is_refused() {
+    use std::os::unix::ffi::OsStrExt as _;
+    need_kvm();
+    let hello = program("hello", HELLO);
+    let argument = std::ffi::OsStr::from_bytes(b"one\xff");
+    let ran = unifork(&["run", text(&hello)]).arg(argument).output().unwrap();
+    assert_eq!(ran.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("is not UTF-8"), "{ran:?}");
+}
+
+#[test]
 fn memory_is_as_much_as_asked_for() {
     need_kvm();
     let source = r#"
@@ -112,7 +144,12 @@ fn files_that_cannot_be_run_are_each_refused_with_the_reason() {
     refused(&write("empty", b""), "it is empty", "static x86-64");
     refused(&write("text", b"hello\n"), "is not an ELF executable", "static x86-64");
     refused(&write("script", b"#!/bin/sh -e\necho hello\n"), "is a script, for /bin/sh -e", "interpreter");
-    refused(&write("nameless", b"#!\necho hello\n"), "is a script, for an interpreter", "interpreter");
+    refused(&write("nameless", b"#!\necho hello\n"), "is a script, for an interpreter", "name one");
+    refused("/dev/null", "it is not a regular file", "check the path");
+    refused("/dev/zero", "it is not a regular file", "check the path");
+    let fifo = text(&dir.path().join("fifo")).to_owned();
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    refused(&fifo, "it is not a regular file", "check the path");
     refused(&write("letters", b"\x7fELF"), "truncated", "static x86-64");
 
     let elf = fs::read(program("hello", HELLO)).unwrap();

@@ -62,12 +62,27 @@ impl RootImage {
     ///
     /// [`RootError`].
     pub fn pack(path: &Path) -> Result<Self, RootError> {
-        let read = |source| RootError::Read { path: path.to_owned(), source };
-        let tree = if std::fs::metadata(path).map_err(read)?.is_dir() {
-            directory::read(path)?
-        } else {
-            Self::unpack(path, &std::fs::read(path).map_err(read)?)?
-        };
+        Self::of(read(path)?, path)
+    }
+
+    /// Packs `root`, if there is one, and with it the file `program`, which is started as `name`: where
+    /// `/proc/self/exe` leads, unless something is there already.
+    ///
+    /// # Errors
+    ///
+    /// [`RootError`].
+    pub fn with_program(root: Option<&Path>, name: &str, program: &Path) -> Result<Self, RootError> {
+        let mut tree = root.map(read).transpose()?.unwrap_or_else(Tree::new);
+        let place = place_of_program(name);
+        if tree.find(place.as_bytes()).is_none() {
+            let item = directory::file(program)?;
+            // A symbolic link above it, say: its path leads elsewhere, as it would on Linux.
+            let _in_the_way = tree.insert(place.as_bytes(), item);
+        }
+        Self::of(tree, root.unwrap_or(program))
+    }
+
+    fn of(tree: Tree, path: &Path) -> Result<Self, RootError> {
         let damaged = |reason| RootError::Damaged { path: path.to_owned(), reason };
         let bytes = tree.pack().map_err(damaged)?;
         Ok(Self { bytes, skipped: tree.skipped })
@@ -104,6 +119,22 @@ impl RootImage {
     pub fn skipped(&self) -> &[String] {
         &self.skipped
     }
+}
+
+/// The tree of the directory or archive at `path`.
+fn read(path: &Path) -> Result<Tree, RootError> {
+    let failed = |source| RootError::Read { path: path.to_owned(), source };
+    if std::fs::metadata(path).map_err(failed)?.is_dir() {
+        directory::read(path)
+    } else {
+        RootImage::unpack(path, &std::fs::read(path).map_err(failed)?)
+    }
+}
+
+/// Where the libOS says that a program is which was started as `name` (`executable` in
+/// `guest/kernel/src/fs/proc.rs`).
+fn place_of_program(name: &str) -> &str {
+    if name.starts_with('/') { name } else { name.rsplit('/').next().unwrap_or(name) }
 }
 
 #[cfg(test)]

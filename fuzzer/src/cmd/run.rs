@@ -35,13 +35,14 @@ pub(crate) struct Args {
     /// A variable of its environment; may be given again
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) env: Vec<String>,
-    /// Files that it finds: a directory, or a cpio (newc) or tar archive
+    /// Files that it finds, besides its own: a directory, or a cpio (newc) or tar archive
     #[arg(long, value_name = "DIR|CPIO|TAR")]
     pub(crate) root: Option<PathBuf>,
     /// Lets connections to ADDR:PORT in, to the port that the program listens on; may be given again
     #[arg(long, value_name = "ADDR:PORT[:GUESTPORT]", value_parser = Publish::parse)]
     pub(crate) publish: Vec<Publish>,
-    /// Guest memory; 256M, and twice the size of the files, unless given
+    /// Guest memory; 256M, and twice the size of the files, unless given. Files that are written may take
+    /// an eighth of it
     #[arg(long, visible_alias = "mem", value_parser = units::size, value_name = "SIZE")]
     pub(crate) memory: Option<u64>,
     /// Time it may take; as long as it likes unless given
@@ -51,6 +52,11 @@ pub(crate) struct Args {
 
 /// Guest memory, unless given: pages that are not touched cost nothing.
 const MEMORY_BYTES: u64 = 256 << 20;
+
+/// Arguments are kept with the machine, as text.
+#[derive(Debug, thiserror::Error)]
+#[error("the argument {0:?} is not UTF-8")]
+struct NotUnicode(OsString);
 
 /// Checks `NAME=VALUE`.
 fn variable(text: &str) -> Result<String, String> {
@@ -66,15 +72,16 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
 }
 
 fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
-    let argv = args.command.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let text = |arg: &OsString| arg.clone().into_string().map_err(NotUnicode);
+    let argv = args.command.iter().map(text).collect::<Result<Vec<_>, _>>().or_usage()?;
     let image = Path::new(&args.command[0]);
     machine::is_elf(image).map_err(super::machine_failure)?;
     let kvm = Kvm::open().map_err(|error| super::machine_failure(error.into()))?;
-    let root = args.root.as_deref().map(RootImage::pack).transpose().or_usage()?;
-    for what in root.iter().flat_map(RootImage::skipped) {
+    let root = RootImage::with_program(args.root.as_deref(), &argv[0], image).or_usage()?;
+    for what in root.skipped() {
         eprintln!("unifork: left out: {what}");
     }
-    let root_bytes = root.as_ref().map_or(0, |root| root.bytes().len() as u64);
+    let root_bytes = root.bytes().len() as u64;
     let mut services = HostServices::open(&args.publish, !json).context("cannot listen").or_host()?;
     signals::catch();
     let config = MachineConfig {
@@ -84,7 +91,7 @@ fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
         env: args.env.clone(),
         ..MachineConfig::default()
     };
-    let outside = Outside { root: root.as_ref(), services: Some(&mut services) };
+    let outside = Outside { root: Some(&root), services: Some(&mut services) };
     let mut boot = machine::boot_with(&kvm, image, &config, outside).map_err(super::machine_failure)?;
     // Served, and counted for harnesses: that it makes nothing fault may hide a bug of theirs.
     boot.unserved.retain(|(number, _)| *number != libc::SYS_mprotect as u64);

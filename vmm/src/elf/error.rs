@@ -7,6 +7,8 @@ use object::elf;
 use thiserror::Error;
 use unifork_abi::ABI_VERSION;
 
+/// What a script is for whose first line names nothing.
+const NO_INTERPRETER: &str = "an interpreter that it does not name";
 /// Bytes of a script's first line that Linux looks at (`BINPRM_BUF_SIZE`).
 const INTERPRETER_LINE_MAX: usize = 256;
 
@@ -115,6 +117,10 @@ impl ImageError {
     #[must_use]
     pub fn help(&self) -> String {
         match self {
+            Self::Script { interpreter, .. } if interpreter == NO_INTERPRETER => {
+                "name one in its first line, and run that, linked statically, with the script in its root"
+                    .to_owned()
+            }
             Self::Script { interpreter, .. } => {
                 format!(
                     "run its interpreter, linked statically, with the script in its root: {interpreter} SCRIPT"
@@ -157,8 +163,7 @@ pub(super) fn check_kind(name: &str, bytes: &[u8]) -> Result<(), ImageError> {
     if let Some(line) = bytes.strip_prefix(b"#!") {
         let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let line = String::from_utf8_lossy(&line[..line.len().min(INTERPRETER_LINE_MAX)]).trim().to_owned();
-        let interpreter =
-            if line.is_empty() { "an interpreter that it does not name".to_owned() } else { line };
+        let interpreter = if line.is_empty() { NO_INTERPRETER.to_owned() } else { line };
         return Err(ImageError::Script { name, interpreter });
     }
     let what = match bytes {

@@ -1,7 +1,7 @@
 //! Reads a directory of the host.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
@@ -48,19 +48,29 @@ pub(super) fn read(root: &Path) -> Result<Tree, RootError> {
             tree.skipped.push(format!("{} is {what}", path.display()));
             continue;
         };
-        let item = Item {
-            mode: type_bits | metadata.mode() & 0o7777,
-            // The guest's only user is root, and whose files these are on the host means nothing there.
-            uid: 0,
-            gid: 0,
-            mtime_seconds: metadata.mtime(),
-            mtime_nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
-            data,
-        };
-        let node = tree.insert(below, item).map_err(damaged)?;
+        let node = tree.insert(below, item(&metadata, type_bits, data)).map_err(damaged)?;
         if several {
             seen.insert((metadata.dev(), metadata.ino()), node);
         }
     }
     Ok(tree)
+}
+
+/// The regular file at `path`.
+pub(super) fn file(path: &Path) -> Result<Item, RootError> {
+    let failed = |source| RootError::Read { path: path.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    Ok(item(&metadata, S_IFREG, fs::read(path).map_err(failed)?))
+}
+
+fn item(metadata: &Metadata, type_bits: u32, data: Vec<u8>) -> Item {
+    Item {
+        mode: type_bits | metadata.mode() & 0o7777,
+        // The guest's only user is root, and whose files these are on the host means nothing there.
+        uid: 0,
+        gid: 0,
+        mtime_seconds: metadata.mtime(),
+        mtime_nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
+        data,
+    }
 }

@@ -94,6 +94,39 @@ fn a_directory_and_archives_of_it_make_the_same_tree() {
     assert_eq!(listing(RootImage::pack(&path).unwrap().bytes()), expected);
 }
 
+#[test]
+fn the_program_is_where_its_name_says_unless_something_is_there() {
+    let folder = sample();
+    let out = tempfile::tempdir().unwrap();
+    let program = out.path().join("tool");
+    fs::write(&program, "code").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(Command::new("touch").args(["-d", "@1000000000"]).arg(&program).status().unwrap().success());
+    let with = |root, name: &str| listing(RootImage::with_program(root, name, &program).unwrap().bytes());
+    let found = |lines: &[String], path: &str| {
+        lines.iter().any(|line| line == &format!("{path} 100755 1000000000 1 code"))
+    };
+
+    let alone = with(None, "./tool");
+    assert_eq!(alone.len(), 2, "{alone:?}");
+    assert!(found(&alone, "/tool"), "{alone:?}");
+    for (name, path) in
+        [("tool", "/tool"), ("some/where/tool", "/tool"), ("/tool", "/tool"), ("/opt/x/tool", "/opt/x/tool")]
+    {
+        let lines = with(Some(folder.path()), name);
+        assert!(found(&lines, path), "{name}: {lines:?}");
+        assert!(lines.iter().any(|line| line.starts_with("/etc/passwd ")), "{name}: {lines:?}");
+    }
+    // A file of the root's own, a link in the way, a path that goes up, and one that is not.
+    let as_it_is = listing(RootImage::pack(folder.path()).unwrap().bytes());
+    for name in ["program", "/program", "/link/tool", "/etc/../tool", "/", ""] {
+        assert_eq!(with(Some(folder.path()), name), as_it_is, "{name}");
+    }
+    let missing = out.path().join("missing");
+    let refused = RootImage::with_program(None, "x", &missing).unwrap_err();
+    assert!(matches!(refused, RootError::Read { path, .. } if path == missing));
+}
+
 /// The sample as `cpio -o -H newc` writes it: the contents of a file with two names come with its last.
 fn newc(folder: &Path) -> Vec<u8> {
     use std::os::unix::ffi::OsStrExt as _;

@@ -61,7 +61,7 @@ syscalls! {
     441 epoll_pwait2 full => |k, args, _| crate::fd::epoll::pwait2(k, args);
 
     // Files by name.
-    2 open partial("/proc/self/exe cannot be opened") => |k, [path, flags, mode, ..], _| crate::fs::open::open(k, path, flags, mode);
+    2 open partial("the program's own file can be written: no ETXTBSY") => |k, [path, flags, mode, ..], _| crate::fs::open::open(k, path, flags, mode);
     4 stat full => |k, [path, to, ..], _| crate::fs::stat::stat(k, path, to, true);
     6 lstat full => |k, [path, to, ..], _| crate::fs::stat::stat(k, path, to, false);
     21 access partial("the caller is root") => |k, [path, mode, ..], _| crate::fs::names::faccessat(k, HERE, path, mode, 0);
@@ -84,7 +84,7 @@ syscalls! {
     133 mknod partial("a FIFO or device is made, but a FIFO cannot be opened: ENXIO") => |k, [path, mode, device, ..], _| crate::fs::names::mknodat(k, HERE, path, mode, device);
     137 statfs full => |k, [path, to, ..], _| crate::fs::stat::statfs(k, path, to);
     235 utimes full => |k, [path, times, ..], _| crate::fs::attributes::futimesat(k, HERE, path, times);
-    257 openat partial("/proc/self/exe cannot be opened") => |k, [directory, path, flags, mode, ..], _| crate::fs::open::openat(k, directory, path, flags, mode);
+    257 openat partial("the program's own file can be written: no ETXTBSY") => |k, [directory, path, flags, mode, ..], _| crate::fs::open::openat(k, directory, path, flags, mode);
     258 mkdirat full => |k, [directory, path, mode, ..], _| crate::fs::names::mkdirat(k, directory, path, mode);
     259 mknodat partial("a FIFO or device is made, but a FIFO cannot be opened: ENXIO") => |k, [directory, path, mode, device, ..], _| crate::fs::names::mknodat(k, directory, path, mode, device);
     260 fchownat full => |k, args, _| crate::fs::attributes::fchownat(k, args);
@@ -133,7 +133,7 @@ syscalls! {
     326 copy_file_range full => |k, args, _| crate::fs::copy::copy_file_range(k, args);
 
     // Sockets.
-    41 socket partial("Unix, TCP and UDP; no network but the loopback device") => |k, [family, kind, protocol, ..], _| crate::net::calls::socket(k, family, kind, protocol);
+    41 socket partial("Unix, TCP and UDP; no network but the loopback device; SOCK_SEQPACKET does not keep messages apart") => |k, [family, kind, protocol, ..], _| crate::net::calls::socket(k, family, kind, protocol);
     42 connect full => |k, [fd, at, bytes, ..], _| crate::net::calls::connect(k, fd, at, bytes);
     43 accept full => |k, [fd, at, length, ..], _| crate::net::calls::accept(k, fd, at, length, 0);
     44 sendto partial("a stream whose reader has gone is EPIPE at once") => |k, args, _| crate::net::message::sendto(k, args);
@@ -145,7 +145,7 @@ syscalls! {
     50 listen full => |k, [fd, backlog, ..], _| crate::net::calls::listen(k, fd, backlog);
     51 getsockname full => |k, [fd, at, length, ..], _| crate::net::calls::name(k, fd, at, length, false);
     52 getpeername full => |k, [fd, at, length, ..], _| crate::net::calls::name(k, fd, at, length, true);
-    53 socketpair full => |k, args, _| crate::net::calls::socketpair(k, args);
+    53 socketpair partial("SOCK_SEQPACKET does not keep messages apart") => |k, args, _| crate::net::calls::socketpair(k, args);
     54 setsockopt partial("the usual options; those of the wire change nothing") => |k, args, _| crate::net::options::set(k, args);
     55 getsockopt partial("the usual options") => |k, args, _| crate::net::options::get(k, args);
     288 accept4 full => |k, [fd, at, length, flags, ..], _| crate::net::calls::accept(k, fd, at, length, flags);
