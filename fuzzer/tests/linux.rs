@@ -112,7 +112,7 @@ macro_rules! programs {
     };
 }
 
-programs! { memory files directories descriptors polling clock signals threads sockets process special }
+programs! { memory files directories descriptors polling clock signals threads sockets process registers special }
 
 /// Sequences of calls that nobody thought of.
 fn check_random(program: &str, seeds: std::ops::RangeInclusive<u32>) {

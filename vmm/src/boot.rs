@@ -141,6 +141,9 @@ pub struct Outside<'a> {
     pub services: Option<&'a mut dyn Services>,
 }
 
+/// Bytes of a signal's frame at most: with AVX-512 (`guest/kernel/src/signal/frame.rs`), and as Linux has it.
+const SIGNAL_FRAME_BYTES: u64 = 3632;
+
 /// How often a console is looked at while the guest runs.
 const CONSOLE_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -494,7 +497,7 @@ fn write_boot_info(
     [vector, root_bytes, services]: [u64; 3],
 ) -> Result<(), StackError> {
     // Linux include/uapi/linux/auxvec.h: PHDR PHENT PHNUM PAGESZ BASE FLAGS ENTRY UID EUID GID EGID
-    // HWCAP CLKTCK SECURE.
+    // HWCAP CLKTCK SECURE MINSIGSTKSZ.
     let model = config.cpu_model.unwrap_or_else(CpuModel::of_host);
     let [_, _, _, hwcap] = model.lookup(1, 0);
     let auxv = [
@@ -512,6 +515,7 @@ fn write_boot_info(
         (16, u64::from(hwcap)),
         (17, 100),
         (23, 0),
+        (51, SIGNAL_FRAME_BYTES),
         (AT_UNIFORK, vector),
     ];
     let random = (u128::from(RANDOM_SEED) * 0x9e37_79b9_7f4a_7c15).to_le_bytes();

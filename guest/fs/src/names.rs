@@ -233,15 +233,24 @@ impl<'a> FileSystem<'a> {
         self.make(parent, &Name::from(name), Kind::Regular(Contents::borrowed(contents)), mode)
     }
 
-    /// Removes everything in a directory that holds no directories.
+    /// Removes the links in a directory that `keep` says no to, by name and text. The others stay where
+    /// they are in its listing.
     ///
     /// # Errors
     ///
     /// `ENOTDIR`.
-    pub fn clear_directory(&mut self, directory: NodeId) -> Result<(), Errno> {
-        loop {
-            let first = self.directory(directory)?.list(0).next().map(|(_, name, _)| Name::clone(name));
-            let Some(name) = first else { break };
+    pub fn retain_links(
+        &mut self,
+        directory: NodeId,
+        mut keep: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Errno> {
+        let mut gone = Vec::new();
+        for (_, name, id) in self.directory(directory)?.list(0) {
+            if self.read_link(id).is_ok_and(|text| !keep(name, text)) {
+                gone.push(Name::clone(name));
+            }
+        }
+        for name in gone {
             self.unlink_from(directory, &name)?;
         }
         Ok(())

@@ -105,6 +105,9 @@ unifork_syscall_entry:
     push r14
     push r15
     xor esi, esi
+    // AC: the libOS's accesses need not be aligned. Rare, and POPFQ is not for nothing.
+    test byte ptr [unifork_scratch + 18], 4
+    jnz 6f
 5:  mov rdi, rsp
     cld
     // The application's XMM registers, for the libOS is compiled with SSE; x87 and MXCSR it leaves alone,
@@ -170,6 +173,10 @@ unifork_syscall_entry:
     mov rsp, [rsp]
     jmp qword ptr [unifork_scratch + 32]
 
+6:  push 2
+    popfq
+    jmp 5b
+
     // The application took an exception, and its signal has a handler. All registers are the
     // application's but RIP and RFLAGS, which are in the control page.
     .balign 16
@@ -202,6 +209,7 @@ unifork_fault_entry:
 
     // u64 copy(to, from, bytes): bytes that could not be copied because a page fault came between.
     .balign 16
+    .globl unifork_copy
 unifork_copy:
     mov rcx, rdx
     rep movsb

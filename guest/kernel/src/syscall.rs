@@ -12,7 +12,8 @@ macro_rules! syscalls {
     ($($number:literal $name:ident $status:ident $(($deviation:literal))? => |$k:pat_param, $args:pat_param, $frame:pat_param| $handler:expr;)*) => {
         /// Serves the call that `frame` holds, or counts that it was not.
         pub(crate) fn dispatch(kernel: &mut Kernel, frame: &mut SyscallFrame) -> Outcome {
-            let number = frame.rax;
+            // Linux looks at no more of it.
+            let number = frame.rax & 0xffff_ffff;
             let args = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
             let result: Outcome = match number {
                 $($number => { let ($k, $args, $frame) = (kernel, args, frame); $handler })*

@@ -178,6 +178,23 @@ static void descriptors(void)
     TRUE("fd of a pipe says so", n > 0 && strncmp(bytes, "pipe:[", 6) == 0);
     CALL("fd that is not", SYS_open, "/proc/self/fd/77", O_RDONLY);
     CALL("fd readlink that is not", SYS_readlink, "/proc/self/fd/77", bytes, 64);
+    int met = 0, entries = 0;
+    DIR *walked = opendir("/proc/self/fd");
+    for (struct dirent *entry; walked && entries < 1000 && (entry = readdir(walked)); entries++) {
+        struct stat status;
+        met += fstatat(dirfd(walked), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 && atoi(entry->d_name) == fd;
+    }
+    closedir(walked);
+    line("a walk through the descriptors: ends %d, met %d", entries < 1000, met);
+    walked = opendir("/proc/self");
+    for (met = entries = 0; walked && entries < 1000; entries++) {
+        struct dirent *entry = readdir(walked);
+        if (!entry)
+            break;
+        met += strcmp(entry->d_name, "cwd") == 0 && readlink("/proc/self/cwd", bytes, sizeof bytes) > 0;
+    }
+    closedir(walked);
+    line("a walk through the process: ends %d, met %d", entries < 1000, met);
     DIR *all = opendir("/proc/self/fd");
     int found = 0;
     for (struct dirent *entry; all && (entry = readdir(all));)

@@ -149,19 +149,25 @@ pub(crate) fn refresh(k: &mut Kernel, start: NodeId, path: &[u8]) -> Result<(), 
                 }
             }
         };
-        links.push((fd as u32, text));
+        links.push((fd as u32, format!("{fd}").into_bytes(), text));
     }
     let here = k.place.directory;
     with(k, |fs| {
         let parent = fs.lookup(directory, b"..", true)?;
         fs.seal(directory, false)?;
         fs.seal(parent, false)?;
-        fs.clear_directory(directory)?;
-        for (fd, text) in links {
-            fs.add_magic(directory, format!("{fd}").as_bytes(), fd, &text)?;
+        // Whoever lists them while he looks at each must come to an end: what is right stays in its place.
+        fs.retain_links(directory, |name, text| links.iter().any(|(_, n, t)| n == name && t == text))?;
+        for (fd, name, text) in links {
+            if fs.lookup(directory, &name, false).is_err() {
+                fs.add_magic(directory, &name, fd, &text)?;
+            }
         }
-        let _none = fs.unlink(parent, b"cwd");
-        if let Ok(path) = fs.path_of(here) {
+        let path = fs.path_of(here).ok();
+        fs.retain_links(parent, |name, text| name != b"cwd" || path.as_deref() == Some(text))?;
+        if let Some(path) = path
+            && fs.lookup(parent, b"cwd", false).is_err()
+        {
             fs.make_symlink(parent, b"cwd", &path)?;
         }
         fs.seal(parent, true)?;
