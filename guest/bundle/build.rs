@@ -6,7 +6,7 @@ use std::process::Command;
 
 fn main() {
     let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for folder in ["abi", "hal", "kernel", "runtime"] {
+    for folder in ["abi", "fs", "hal", "kernel", "runtime"] {
         println!("cargo:rerun-if-changed={}", guest.join(folder).display());
     }
     let target = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("kernel");
