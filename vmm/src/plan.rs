@@ -170,15 +170,15 @@ impl Plan {
         let stack = page_floor(sizes.stack_bytes.clamp(PAGE_BYTES, memory_bytes));
         planner.ram(abi::STACK_TOP_VA - stack, stack, Purpose::Stack)?;
         if sizes.root_bytes > memory_bytes {
-            let needed = planner.ram.next.saturating_add(sizes.root_bytes) + ARENA_BYTES_MIN;
-            return Err(PlanError::TooSmall { memory_bytes, needed });
+            let needed = planner.ram.next.saturating_add(sizes.root_bytes).saturating_add(ARENA_BYTES_MIN);
+            return Err(Self::too_small(sizes, kernel, app, direct_bytes, needed));
         }
         planner.ram(abi::ROOT_VA, sizes.root_bytes, Purpose::Root)?;
         let tables_pages = Layout::tables_bound(memory_bytes, windows.bytes);
         let tables = planner.ram.take(tables_pages * PAGE_BYTES);
         let needed = planner.ram.next + ARENA_BYTES_MIN;
         if needed > memory_bytes {
-            return Err(PlanError::TooSmall { memory_bytes, needed });
+            return Err(Self::too_small(sizes, kernel, app, direct_bytes, needed));
         }
         let left = memory_bytes - planner.ram.next;
         let heap_bytes = match kernel {
@@ -206,6 +206,26 @@ impl Plan {
             arena_bytes,
             heap_bytes,
         })
+    }
+}
+
+impl Plan {
+    /// What to say when at least `needed` bytes are needed: the stack and the page tables grow with the
+    /// memory, so that more may be.
+    fn too_small(
+        sizes: Sizes,
+        kernel: Option<&GuestImage>,
+        app: Option<&GuestImage>,
+        direct_bytes: u64,
+        needed: u64,
+    ) -> PlanError {
+        let memory_bytes = sizes.memory_bytes;
+        let larger = page_ceil(needed.max(sizes.stack_bytes)).unwrap_or(u64::MAX);
+        let larger = Sizes { memory_bytes: larger, ..sizes };
+        match Self::new(larger, kernel, app, direct_bytes) {
+            Err(PlanError::TooSmall { needed, .. }) => PlanError::TooSmall { memory_bytes, needed },
+            _ => PlanError::TooSmall { memory_bytes, needed: larger.memory_bytes },
+        }
     }
 }
 
@@ -388,5 +408,25 @@ mod tests {
             Plan::new(Sizes { stack_bytes, ..SIZES }, None, None, 0),
             Err(PlanError::TooSmall { .. })
         ));
+    }
+
+    #[test]
+    fn what_is_said_to_be_needed_is_enough_and_not_more() {
+        for (memory_bytes, stack_bytes, root_bytes) in [
+            (4 << 20, 8 << 20, 0),
+            (8 << 20, 8 << 20, 0),
+            (64 << 20, 64 << 20, 0),
+            (16 << 20, 8 << 20, 1 << 30),
+        ] {
+            let with = |memory_bytes| {
+                Plan::new(Sizes { memory_bytes, stack_bytes, root_bytes, ..SIZES }, None, None, 0)
+            };
+            let Err(PlanError::TooSmall { memory_bytes: asked, needed }) = with(memory_bytes) else {
+                panic!("{memory_bytes} bytes are enough")
+            };
+            assert_eq!(asked, memory_bytes);
+            assert!(with(needed).is_ok(), "{needed}");
+            assert!(matches!(with(needed - PAGE_BYTES), Err(PlanError::TooSmall { .. })), "{needed}");
+        }
     }
 }
