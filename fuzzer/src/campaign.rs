@@ -42,7 +42,6 @@ use crate::audit::Auditor;
 use crate::batch::Batcher;
 use crate::clock::Clock;
 use crate::cores::link::Link;
-use crate::cores::message::Message;
 use crate::executor::{Limits, Parts, ReplicaExecutor, Tally};
 use crate::feedback::{Admission, CorpusFeedback, FoundFeedback};
 use crate::findings::Findings;
@@ -60,6 +59,7 @@ use crate::stage::compare::{Optional, ReplaceOperand, Replacements, TraceStage, 
 use crate::triage::{Probe, Triage};
 use crate::units::{plural, show_count};
 
+mod exchange;
 mod plan;
 pub(crate) use plan::{CampaignError, Plan, SeedReport, Share, Summary};
 
@@ -87,9 +87,6 @@ const HAVOC_STACK_POW: usize = 4;
 const RANDOM_EACH: usize = 2;
 const RANDOM_MIN: usize = 64;
 const RANDOM_MAX: usize = 1024;
-
-/// Inputs of other clients that are run between two rounds at most.
-const IMPORTS_MAX: usize = 64;
 
 /// Exits measured before the first batch, to size it.
 const EXIT_SAMPLES: usize = 200;
@@ -338,47 +335,6 @@ impl Campaign {
             }
         }
         self.last.take_fault().map_or(Ok(()), Err)
-    }
-
-    /// Tells other clients what is new here.
-    fn tell(&mut self) {
-        let Some(link) = &mut self.link else { return };
-        for fresh in self.fuzzer.feedback_mut().queue.take_fresh() {
-            link.send(&Message::Entry { number: fresh.number, bytes: fresh.bytes });
-        }
-        for name in self.executor.findings.take_fresh() {
-            if let Some(message) = self.executor.findings.message(&name) {
-                link.send(&message);
-            }
-        }
-    }
-
-    /// Tells other clients what is new here, and runs what they tell. False when the campaign is to stop.
-    fn exchange(&mut self) -> Result<bool, CampaignError> {
-        self.tell();
-        let Some(mut link) = self.link.take() else { return Ok(true) };
-        let mut goes_on = true;
-        let mut imports = 0;
-        while goes_on && imports < IMPORTS_MAX {
-            match link.receive() {
-                None => break,
-                Some(Message::Finding { name, report, input }) => {
-                    self.executor.adopt(&name, &report, &input)?;
-                }
-                Some(Message::Entry { bytes, .. }) if self.fuzzer.feedback_mut().queue.has(&bytes) => {}
-                Some(Message::Entry { number, bytes }) => {
-                    imports += 1;
-                    self.fuzzer.feedback_mut().import = Some(number);
-                    let evaluated = self.evaluate(&bytes)?;
-                    self.fuzzer.feedback_mut().import = None;
-                    goes_on = evaluated.is_some();
-                    let kept = evaluated == Some(ExecuteInputResult::Corpus);
-                    self.executor.tally.imported += u64::from(kept);
-                }
-            }
-        }
-        self.link = Some(link);
-        Ok(goes_on)
     }
 
     /// Saves the state and says how it went.

@@ -53,6 +53,8 @@ pub(crate) struct BrokerRole {
 pub(crate) enum News {
     /// The port of loopback that clients attach to.
     Port(u16),
+    /// It is at work.
+    Alive,
     /// A connection to another machine is there,
     Up(String),
     /// is gone,
@@ -103,6 +105,7 @@ pub(crate) fn run(role: &BrokerRole) -> Result<(), CoresError> {
                 Ok(())
             })?;
             looked = Some(Instant::now());
+            News::Alive.tell();
         }
         for report in reported.try_iter() {
             match report {

@@ -10,18 +10,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::broker::{BrokerRole, News};
+use super::broker::BrokerRole;
 use super::child::{Child, From, Heard, Place, show_status};
 use super::sum::{Part, sum};
-use super::{ClientRole, CoresError, Role, Said};
+use super::{ClientRole, CoresError, Role};
 use crate::campaign::Summary;
 use crate::cmd::{note, warn};
-use crate::findings::{Machine, Moment};
+use crate::findings::Machine;
 use crate::monitor::{self, Figures, Monitor, Show};
 use crate::output::{self, Output};
 use crate::queue::Queue;
 use crate::signals;
 use crate::units::{plural, show_count};
+
+mod hear;
 
 /// Time between two looks at what nobody tells.
 const POLL: Duration = Duration::from_millis(20);
@@ -35,6 +37,10 @@ const SOON_MAX: u32 = 10;
 /// A client that says nothing for this long, and this many deadlines, is ended and started again.
 const SILENCE: Duration = Duration::from_secs(60);
 const SILENCE_DEADLINES: u32 = 30;
+/// So is a broker that says nothing for this long,
+const SILENCE_BROKER: Duration = Duration::from_secs(30);
+/// but what this process missed because it was stopped itself for this long, was said.
+const STOPPED: Duration = Duration::from_secs(2);
 /// Time that other machines get to hear what was found last.
 const LINGER: Duration = Duration::from_secs(4);
 /// Time that clients get to save and end.
@@ -72,6 +78,8 @@ struct Seat {
     heard: Option<Instant>,
     /// The process said that it is at its end.
     ended: bool,
+    /// The process was ended because it said nothing.
+    silent: bool,
     /// Nobody is to have the place any more.
     done: bool,
 }
@@ -93,6 +101,8 @@ pub(crate) struct Supervisor<'a> {
     sender: Sender<Heard>,
     heard: Receiver<Heard>,
     start: Instant,
+    // When nobody's silence was last looked at.
+    looked: Instant,
     // Files of the queue when the clients' corpora had so many entries in all.
     queue: (usize, usize),
     findings: BTreeSet<String>,
@@ -141,6 +151,7 @@ impl<'a> Supervisor<'a> {
             sender,
             heard,
             start: Instant::now(),
+            looked: Instant::now(),
             queue: (stored.len(), 0),
             new_findings: 0,
             unserved: BTreeMap::new(),
@@ -203,6 +214,7 @@ impl<'a> Supervisor<'a> {
         let from = From { place: Place::Broker, turn: self.broker.turn };
         let child = Child::start(&role, from, self.sender.clone()).map_err(CoresError::Start)?;
         self.broker.child = Some(child);
+        self.broker.heard = Some(Instant::now());
         Ok(())
     }
 
@@ -238,89 +250,6 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Line(From { place: Place::Broker, turn }, line) if turn == self.broker.turn => {
-                self.hear_broker(&line);
-            }
-            Heard::Line(From { place: Place::Client(number), turn }, line)
-                if turn == self.seats[number].turn =>
-            {
-                self.seats[number].heard = Some(Instant::now());
-                self.hear_client(number, &line);
-            }
-            Heard::End(from) => self.bury(from),
-            // One that was ended for its silence has spoken up.
-            Heard::Line(..) => {}
-        }
-    }
-
-    fn hear_client(&mut self, number: usize, line: &str) {
-        if let Ok(figures) = serde_json::from_str::<Figures>(line) {
-            self.parts[number].now = figures;
-            return;
-        }
-        match serde_json::from_str::<Said>(line) {
-            Ok(Said::Ended(ended)) => {
-                self.parts[number].now = ended.figures;
-                for (call, count) in ended.unserved {
-                    *self.unserved.entry(call).or_default() += count;
-                }
-                self.seats[number].ended = true;
-                return;
-            }
-            Ok(Said::Failed { message, help, blame }) => {
-                self.seats[number].ended = true;
-                self.fail(CoresError::Client { message, help, blame });
-                return;
-            }
-            Err(_) => {}
-        }
-        let Ok(line) = serde_json::from_str::<Value>(line) else { return };
-        let (Some(name), Some(sentence)) = (line["finding"].as_str(), line["sentence"].as_str()) else {
-            return;
-        };
-        if self.findings.insert(name.to_owned()) {
-            self.new_findings += 1;
-            let execs = self.before + self.parts.iter().map(Part::execs).sum::<u64>();
-            let at = Moment { execs, runtime: self.monitor.runtime(Instant::now()) };
-            self.monitor.found_by(name, sentence, at);
-        }
-    }
-
-    fn hear_broker(&mut self, line: &str) {
-        if let Ok(Said::Failed { message, help, blame }) = serde_json::from_str(line) {
-            self.broker.ended = true;
-            self.fail(CoresError::Client { message, help, blame });
-            return;
-        }
-        match serde_json::from_str(line) {
-            Ok(News::Port(port)) => {
-                self.port = Some(port);
-                for child in self.seats.iter_mut().filter_map(|seat| seat.child.as_mut()) {
-                    child.tell(&port.to_string());
-                }
-            }
-            Ok(News::Up(peer)) => {
-                note(&format!("connected to {peer}"));
-                self.links.insert(peer);
-                self.linked = true;
-            }
-            Ok(News::Down { peer, why }) => {
-                if self.links.remove(&peer) {
-                    note(&format!(
-                        "the connection to {peer} is gone ({why}); it is made again when it can be"
-                    ));
-                }
-            }
-            Ok(News::Refused { peer, why }) if self.orders.join.contains(&peer) && !self.linked => {
-                self.fail(CoresError::Refused { peer, why });
-            }
-            Ok(News::Refused { peer, why }) => warn(&format!("{peer} is not let in: {why}")),
-            Err(_) => {}
-        }
-    }
-
     fn fail(&mut self, failure: CoresError) {
         self.failure.get_or_insert(failure);
         self.stop();
@@ -346,6 +275,8 @@ impl<'a> Supervisor<'a> {
         };
         let Some(mut child) = seat.child.take_if(|child| child.from == from) else { return };
         let how = child.wait(GRACE).map_or_else(|error| error.to_string(), show_status);
+        let silent = std::mem::take(&mut seat.silent);
+        let how = if silent { "it said nothing any more".to_owned() } else { how };
         seat.turn += 1;
         let ended = std::mem::take(&mut seat.ended);
         seat.soon = if child.started.elapsed() < SOON { seat.soon + 1 } else { 1 };
@@ -390,10 +321,23 @@ impl<'a> Supervisor<'a> {
             self.stop();
         }
         let silence = SILENCE + self.orders.deadline * SILENCE_DEADLINES;
+        if now - self.looked > STOPPED {
+            for seat in self.seats.iter_mut().chain([&mut self.broker]) {
+                seat.heard = Some(now);
+            }
+        }
+        self.looked = now;
+        if let Some(broker) = &mut self.broker.child
+            && self.broker.heard.is_some_and(|heard| now - heard > SILENCE_BROKER)
+        {
+            self.broker.silent = true;
+            broker.kill();
+        }
         for seat in &mut self.seats {
             let silent = seat.heard.is_some_and(|heard| now - heard > silence);
             let slow = self.stopping.is_some_and(|since| now - since > GRACE + self.orders.deadline * 4);
             if let Some(child) = seat.child.as_mut().filter(|_| silent || slow) {
+                seat.silent = true;
                 child.kill();
             }
         }
