@@ -170,6 +170,7 @@ fn a_machine_that_is_cut_off_and_comes_back_misses_nothing() {
     let (a, b) = (Site::new(dir.path(), "a", &[key('a')]), Site::new(dir.path(), "b", &[]));
     let serving = a.start(&lan, "a", &image, &["--serve", "10.72.0.1:7777"]);
     let joining = b.start(&lan, "b", &image, &["--join", "10.72.0.1:7777"]);
+    wait_until("the connection", || joining.stderr().contains("connected to 10.72.0.1:7777"));
     wait_until("the first input", || b.has(&key('a')).is_some());
     lan.ip("b", &["link", "set", "to-a", "down"]);
     a.plant(100, &key('b'));
@@ -208,6 +209,8 @@ fn a_machine_with_another_image_is_not_let_in_and_says_why() {
         refused.stderr
     );
     wait_until("the other side's word", || serving.stderr().contains("is not let in"));
+    let alone = b.start(&lan, "a", &image, &["--join", "10.73.0.1:7778", "--for", "2s"]).end().expect(0);
+    assert_eq!(alone.stderr.matches("10.73.0.1:7778 cannot be reached yet").count(), 1, "{}", alone.stderr);
     let busy = b.start(&lan, "a", &image, &["--serve", "10.73.0.1:7777"]).end().expect(2);
     assert!(busy.stderr.contains("cannot listen on 10.73.0.1:7777"), "{}", busy.stderr);
     serving.signal("INT", true);

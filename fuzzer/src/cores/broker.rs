@@ -55,6 +55,8 @@ pub(crate) enum News {
     Port(u16),
     /// It is at work.
     Alive,
+    /// Others may join at this address.
+    Serving(SocketAddr),
     /// A connection to another machine is there,
     Up(String),
     /// is gone,
@@ -89,7 +91,9 @@ pub(crate) fn run(role: &BrokerRole) -> Result<(), CoresError> {
     let mut folder = Folder::new(&role.root);
     News::Port(broker).tell();
     if let Some(address) = role.serve {
-        gate.serve(listen(address)?);
+        let listener = listen(address)?;
+        News::Serving(listener.local_addr().unwrap_or(address)).tell();
+        gate.serve(listener);
     }
     for address in &role.join {
         gate.join(address.clone());

@@ -98,6 +98,9 @@ pub(crate) struct Supervisor<'a> {
     port: Option<u16>,
     links: BTreeSet<String>,
     linked: bool,
+    // What was said once: where others may join, who cannot be reached.
+    serving: Option<std::net::SocketAddr>,
+    unreached: BTreeSet<String>,
     sender: Sender<Heard>,
     heard: Receiver<Heard>,
     start: Instant,
@@ -148,6 +151,8 @@ impl<'a> Supervisor<'a> {
             port: None,
             links: BTreeSet::new(),
             linked: false,
+            serving: None,
+            unreached: BTreeSet::new(),
             sender,
             heard,
             start: Instant::now(),

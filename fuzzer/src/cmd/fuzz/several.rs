@@ -6,7 +6,7 @@ use unifork_vmm::{Engine, Space};
 
 use super::Args;
 use crate::campaign::Summary;
-use crate::cmd::{Blame, Failure, note};
+use crate::cmd::{Blame, Failure};
 use crate::cores::supervisor::{Orders, Supervisor};
 use crate::cores::{self, CoresError};
 use crate::findings;
@@ -66,14 +66,6 @@ pub(super) fn run(
     let snapshot = snapshot.map_err(failure)?;
     if show == Show::Lines {
         crate::cmd::say(&format!("  on cores {}\n", cores::show(&cores)));
-    }
-    if let Some(address) = args.serve {
-        let reach = if address.ip().is_loopback() {
-            "for this machine alone"
-        } else {
-            "BEYOND THIS MACHINE: whoever reaches it can send inputs and read the corpus"
-        };
-        note(&format!("listening on {address}, {reach}"));
     }
     let orders = Orders {
         cores,

@@ -79,8 +79,19 @@ impl Supervisor<'_> {
                 }
             }
             Ok(News::Alive) | Err(_) => {}
+            Ok(News::Serving(address)) => {
+                if self.serving.replace(address) != Some(address) {
+                    let reach = if address.ip().is_loopback() {
+                        "for this machine alone"
+                    } else {
+                        "BEYOND THIS MACHINE: whoever reaches it can send inputs and read the corpus"
+                    };
+                    note(&format!("listening on {address}, {reach}"));
+                }
+            }
             Ok(News::Up(peer)) => {
                 note(&format!("connected to {peer}"));
+                self.unreached.remove(&peer);
                 self.links.insert(peer);
                 self.linked = true;
             }
@@ -89,6 +100,10 @@ impl Supervisor<'_> {
                     note(&format!(
                         "the connection to {peer} is gone ({why}); it is made again when it can be"
                     ));
+                    self.unreached.insert(peer);
+                } else if self.orders.join.contains(&peer) && !self.unreached.contains(&peer) {
+                    warn(&format!("{peer} cannot be reached yet ({why}); it is tried again"));
+                    self.unreached.insert(peer);
                 }
             }
             Ok(News::Refused { peer, why }) if self.orders.join.contains(&peer) && !self.linked => {
