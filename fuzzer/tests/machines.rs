@@ -1,4 +1,4 @@
-//! Campaigns on several machines: network namespaces stand for them.
+//! Campaigns on several machines: network namespaces stand for them, which only root may make.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::campaign::{Running, guest, left_over};
+use common::campaign::{Running, guest, kill, left_over};
 use common::{names, text, wait_until};
 
 /// Network namespaces `a`, `b` and `c` with a cable from `a` to each of the others. Dropping them removes
@@ -75,8 +75,14 @@ impl Drop for Lan {
 
 /// The key in `guests/keys.c` that begins with this letter.
 fn key(letter: char) -> Vec<u8> {
-    let keys =
-        ["aQ7!hz0Rk2#wLp9e", "b3Xv&8mTn5^cYd1g", "cU6@jf4Ks9*oBi7q", "dE2%rx1Wa8(uMh5t", "XG9$lz3Pv7)yNc6s"];
+    let keys = [
+        "aQ7!hz0Rk2#wLp9e",
+        "b3Xv&8mTn5^cYd1g",
+        "cU6@jf4Ks9*oBi7q",
+        "dE2%rx1Wa8(uMh5t",
+        "eP5&jw8Qz1+vTb4x",
+        "XG9$lz3Pv7)yNc6s",
+    ];
     keys.into_iter().find(|key| key.starts_with(letter)).expect("there is such a key").into()
 }
 
@@ -124,30 +130,41 @@ impl Site {
 }
 
 #[test]
-fn inputs_and_findings_cross_between_three_machines() {
+fn inputs_and_findings_cross_between_machines_and_on_to_those_behind_them() {
     let lan = Lan::new(71);
     let image = guest("keys.c");
     let dir = tempfile::tempdir().unwrap();
     let a = Site::new(dir.path(), "a", &[]);
     let b = Site::new(dir.path(), "b", &[key('a'), key('X')]);
     let c = Site::new(dir.path(), "c", &[key('c')]);
+    let behind = Site::new(dir.path(), "behind", &[key('d')]);
     let serving = a.start(&lan, "a", &image, &["--serve", "0.0.0.0:7777"]);
     wait_until("the campaign", || {
         serving.stderr().contains("listening on 0.0.0.0:7777, BEYOND THIS MACHINE")
     });
     let joining = [
-        b.start(&lan, "b", &image, &["--join", "10.71.0.1:7777"]),
+        b.start(&lan, "b", &image, &["--join", "10.71.0.1:7777", "--serve", "127.0.0.1:7778"]),
         c.start(&lan, "c", &image, &["--join", "10.71.1.1:7777", "--cores", "2"]),
+        behind.start(&lan, "b", &image, &["--join", "127.0.0.1:7778"]),
     ];
-    for (site, key) in [(&a, key('a')), (&a, key('c')), (&b, key('c')), (&c, key('a'))] {
+    // One client each, so that LLMP's numbers of clients and connections are the same everywhere.
+    for (site, key) in [
+        (&a, key('a')),
+        (&a, key('c')),
+        (&a, key('d')),
+        (&b, key('c')),
+        (&c, key('a')),
+        (&c, key('d')),
+        (&behind, key('c')),
+    ] {
         let what = format!("{} in {}", String::from_utf8_lossy(&key), site.output.display());
         wait_until(&what, || site.has(&key).is_some());
     }
     assert_eq!(a.has(&key('a')), b.has(&key('a')), "it keeps its name");
-    wait_until("the finding", || [&a, &c].iter().all(|site| !site.findings().is_empty()));
+    wait_until("the finding", || [&a, &c, &behind].iter().all(|site| !site.findings().is_empty()));
     let found = b.findings();
     assert_eq!(found.len(), 1);
-    for site in [&a, &c] {
+    for site in [&a, &c, &behind] {
         assert_eq!(site.findings(), found, "it has the same name everywhere");
         assert_eq!(fs::read(site.output.join("findings").join(&found[0]).join("input")).unwrap(), key('X'));
         common::run(&["repro", text(&site.output.join("findings").join(&found[0])), "--runs", "2"]).expect(0);
@@ -157,7 +174,7 @@ fn inputs_and_findings_cross_between_three_machines() {
         let ran = running.end().expect(0);
         assert!(ran.json()["summary"]["findings"] == 1, "{}", ran.stdout);
     }
-    for site in [a, b, c] {
+    for site in [a, b, c, behind] {
         wait_until("the end of all processes", || left_over(&site.output).is_empty());
     }
 }
@@ -187,6 +204,12 @@ fn a_machine_that_is_cut_off_and_comes_back_misses_nothing() {
     b.plant(102, &key('d'));
     let serving = a.start(&lan, "a", &image, &["--serve", "10.72.0.1:7777"]);
     wait_until("what was found without it", || a.has(&key('d')).is_some());
+    // And a broker that is killed.
+    let broker = joining.parts("Broker");
+    assert_eq!(broker.len(), 1);
+    kill("KILL", &broker[0].to_string());
+    a.plant(103, &key('e'));
+    wait_until("what was found while there was no broker", || b.has(&key('e')).is_some());
     for running in [joining, serving] {
         running.signal("INT", true);
         running.end().expect(0);

@@ -17,6 +17,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         room = 300;
     if (memcmp(data, "dE2%rx1Wa8(uMh5t", 16) == 0)
         room = 4000;
+    if (memcmp(data, "eP5&jw8Qz1+vTb4x", 16) == 0)
+        room = 50000;
     if (memcmp(data, "XG9$lz3Pv7)yNc6s", 16) == 0)
         *(volatile int *)0 = 1;
     return 0;
