@@ -4,7 +4,7 @@
 //! name within their directory, and owners of files from a directory are not taken over, so that
 //! the same files make the same image whoever packs them.
 //!
-//! Device nodes and sockets are left out, which [`RootImage::skipped`] tells: the guest has its own.
+//! Device nodes, sockets and what is in `/proc` are left out, which [`RootImage::skipped`] tells: the guest has its own.
 
 mod archive;
 mod cpio;
@@ -82,7 +82,8 @@ impl RootImage {
         Self::of(tree, root.unwrap_or(program))
     }
 
-    fn of(tree: Tree, path: &Path) -> Result<Self, RootError> {
+    fn of(mut tree: Tree, path: &Path) -> Result<Self, RootError> {
+        tree.cover("proc");
         let damaged = |reason| RootError::Damaged { path: path.to_owned(), reason };
         let bytes = tree.pack().map_err(damaged)?;
         Ok(Self { bytes, skipped: tree.skipped })

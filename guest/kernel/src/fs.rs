@@ -40,7 +40,7 @@ pub(crate) struct Place {
     /// Files mapped to be shared.
     pub(crate) shared: alloc::vec::Vec<map::Shared>,
     /// `/proc/self/fd`.
-    pub(crate) descriptors: Option<NodeId>,
+    pub(crate) descriptors: NodeId,
 }
 
 /// Works on the tree, at the present time.

@@ -188,6 +188,23 @@ fn sockets_are_left_out_with_a_word() {
 }
 
 #[test]
+fn what_the_guest_would_cover_is_left_out_with_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("proc/self")).unwrap();
+    fs::write(folder.path().join("proc/cpuinfo"), "another machine's").unwrap();
+    let image = RootImage::pack(folder.path()).unwrap();
+    assert_eq!(listing(image.bytes()).len(), 1, "{:?}", listing(image.bytes()));
+    assert_eq!(image.skipped(), ["proc is left out: the guest has its own"]);
+    fs::remove_dir_all(folder.path().join("proc/self")).unwrap();
+    fs::remove_file(folder.path().join("proc/cpuinfo")).unwrap();
+    assert_eq!(
+        RootImage::pack(folder.path()).unwrap().skipped(),
+        <[String; 0]>::default(),
+        "an empty one stays"
+    );
+}
+
+#[test]
 fn what_is_no_archive_is_one_clear_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");

@@ -91,6 +91,17 @@ impl Tree {
         components(path).ok()?.iter().try_fold(0, |at, &name| self.nodes[at].children.get(name).copied())
     }
 
+    /// Takes out what lies in the directory `name` of the root, or lies there in its place, since the guest puts
+    /// a file system of its own there.
+    pub(crate) fn cover(&mut self, name: &str) {
+        let Some(&node) = self.nodes[0].children.get(name.as_bytes()) else { return };
+        if self.is_directory(node) && self.nodes[node].children.is_empty() {
+            return;
+        }
+        self.nodes[0].children.remove(name.as_bytes());
+        self.skipped.push(format!("{name} is left out: the guest has its own"));
+    }
+
     /// Contents of a node, to replace.
     pub(crate) fn data_mut(&mut self, node: usize) -> &mut Vec<u8> {
         &mut self.nodes[node].item.data

@@ -127,7 +127,7 @@ fn split<'p>(
 
 /// Brings `/proc/self/fd` and `/proc/self/cwd` up to date, if `path` may lead there.
 pub(crate) fn refresh(k: &mut Kernel, start: NodeId, path: &[u8]) -> Result<(), Errno> {
-    let Some(directory) = k.place.descriptors else { return Ok(()) };
+    let directory = k.place.descriptors;
     let names: [&[u8]; 3] = [b"fd", b"std", b"cwd"];
     if start != directory && !names.iter().any(|name| path.windows(name.len()).any(|w| w == *name)) {
         return Ok(());

@@ -29,7 +29,7 @@ const DEVICES: [(&[u8], u64, u64); 7] = [
 ///
 /// # Panics
 ///
-/// When the root image does not fit the heap: the host is told so.
+/// When the root image does not fit the heap, or has files where directories must be: the host is told so.
 pub(crate) fn open() -> Place {
     let mut fs = FileSystem::new(boot_info().heap_bytes / HEAP_PART);
     let image = root_image();
@@ -38,7 +38,10 @@ pub(crate) fn open() -> Place {
     {
         panic!("{error}");
     }
-    let descriptors = fill(&mut fs).ok();
+    let descriptors = match fill(&mut fs) {
+        Ok(node) => node,
+        Err(error) => panic!("/dev, /etc, /tmp and /proc do not go into the root's files: {error:?}"),
+    };
     let directory = fs.root();
     let _root = fs.pin(directory);
     FS.with(|tree| *tree = Some(fs));

@@ -8,7 +8,7 @@
 
 syscalls! {
     // Memory.
-    9 mmap partial("protection is not enforced; a shared mapping of a file is brought up to date by calls only") => |k, args, f| crate::fs::map::mmap(k, args, f);
+    9 mmap partial("protection is not enforced; address space that is only reserved counts as memory; a shared mapping of a file is brought up to date by calls only") => |k, args, f| crate::fs::map::mmap(k, args, f);
     10 mprotect partial("not enforced; counted when it takes writing away") => |_, [start, bytes, protection, ..], _| crate::mm::advice::mprotect(start, bytes, protection);
     11 munmap partial("the memory stays accessible to the program itself") => |k, [start, bytes, ..], _| crate::fs::map::munmap(k, start, bytes);
     12 brk full => |_, [to, ..], _| crate::mm::map::brk(to);
