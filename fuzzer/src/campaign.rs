@@ -42,6 +42,7 @@ use crate::audit::Auditor;
 use crate::batch::Batcher;
 use crate::clock::Clock;
 use crate::cores::link::Link;
+use crate::detail::Book;
 use crate::executor::{Limits, Parts, ReplicaExecutor, Tally};
 use crate::feedback::{Admission, CorpusFeedback, FoundFeedback};
 use crate::findings::Findings;
@@ -105,6 +106,7 @@ pub(crate) struct Campaign {
     stored: Vec<Stored>,
     tracer: Option<Tracer>,
     link: Option<Link>,
+    book: Book,
     /// Said before the first line of figures.
     pub(crate) notes: Vec<String>,
 }
@@ -120,7 +122,7 @@ impl Campaign {
         let stats_path = if shared { PathBuf::from("/dev/null") } else { output.path("stats.jsonl") };
         let before = monitor::last_figures(&stats_path);
         let total = plan.snapshot.counter_count(Space::Application);
-        let monitor = Monitor::start(stats_path, before.as_ref(), total, plan.show)?;
+        let monitor = Monitor::start(stats_path, before.as_ref(), total, plan.show, plan.board)?;
         let clock = if plan.seed.is_some() { Clock::Logical } else { Clock::Wall };
         let last: SharedRun = Rc::new(LastRun::default());
 
@@ -168,6 +170,9 @@ impl Campaign {
             state.add_metadata(tokens);
         }
         let scheduler = CoverScheduler::new(&mut state, &observers.0);
+        let client = plan.share.as_ref().map_or(0, |share| share.number);
+        let book = Book::open(output.root(), &client.to_string(), &plan.boot_unserved);
+        feedback.slowest = book.slowest();
         let fuzzer = StdFuzzer::new(scheduler, feedback, objective);
         let limits = Limits {
             execs: plan.execs,
@@ -215,6 +220,7 @@ impl Campaign {
             stored,
             tracer,
             link: plan.share.map(|share| Link::new(share.broker)),
+            book,
             notes,
         })
     }
@@ -386,6 +392,7 @@ impl Campaign {
     }
 
     fn save(&self) -> Result<(), CampaignError> {
+        self.book.save(&self.executor.replica.unserved(), &self.fuzzer.feedback().slowest)?;
         Ok(journal::save(&self.state_path, &self.key, &self.state)?)
     }
 

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Repro(cmd::repro::Args),
     /// Sort findings: groups, facts, and a page for each
     Triage(cmd::triage::Args),
+    /// Make a page of a campaign: curves, findings, machine
+    Report(cmd::report::Args),
     /// Make an input as small as it can be, with the same end
     Tmin(cmd::tmin::Args),
     /// Keep of a corpus what reaches all that it reaches

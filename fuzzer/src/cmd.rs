@@ -15,6 +15,7 @@ pub(crate) mod cmin;
 pub(crate) mod doctor;
 pub(crate) mod fuzz;
 pub(crate) mod progress;
+pub(crate) mod report;
 pub(crate) mod repro;
 pub(crate) mod run;
 pub(crate) mod serve;
@@ -91,6 +92,9 @@ impl Failure {
 
     /// Prints the whole chain on one line, then the help, and gives the exit code.
     pub(crate) fn print(&self, json: bool) -> ExitCode {
+        // An error would be lost with the UI's screen.
+        crate::ui::terminal::restore_after_frame();
+        crate::notice::release();
         let message = self.message();
         let code = self.blame as u8;
         if json {
@@ -146,14 +150,14 @@ pub(crate) fn say(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Writes a warning to stderr, which may be a terminal that is gone.
+/// Says a warning, on stderr or where the terminal UI shows it.
 pub(crate) fn warn(text: &str) {
     note(&format!("warning: {text}"));
 }
 
-/// Writes a line to stderr, which may be a terminal that is gone.
+/// Says something, on stderr or where the terminal UI shows it.
 pub(crate) fn note(text: &str) {
-    let _ = std::io::stderr().write_all(format!("unifork: {text}\n").as_bytes());
+    crate::notice::notice(&format!("unifork: {text}"));
 }
 
 /// The engine that is used unless another is asked for.

@@ -12,6 +12,7 @@ use libafl_bolts::Named;
 
 use crate::campaign::State;
 use crate::clock::Clock;
+use crate::detail::Slowest;
 use crate::observer::{Edges, Map, Observers, SharedRun, edge_counts};
 use crate::queue::Queue;
 
@@ -34,6 +35,7 @@ pub(crate) struct CorpusFeedback {
     pub(crate) queue: Queue,
     /// The run at hand is of an input that another client has under this number.
     pub(crate) import: Option<u64>,
+    pub(crate) slowest: Slowest,
     edges: MaxMapFeedback<Edges, Map>,
     kernel: Option<MaxMapFeedback<Map, Map>>,
     clock: Clock,
@@ -53,6 +55,7 @@ impl CorpusFeedback {
             admission: Admission::New,
             queue,
             import: None,
+            slowest: Slowest::default(),
             edges: MaxMapFeedback::new(&observers.0),
             kernel: kernel.then(|| MaxMapFeedback::new(&observers.1.0)),
             clock,
@@ -106,6 +109,7 @@ impl<EM: EventFirer<BytesInput, State>> Feedback<EM, BytesInput, Observers, Stat
         }
         testcase.set_exec_time(self.clock.effort(self.last.elapsed.get(), edge_counts(observers)));
         let bytes = testcase.input().as_ref().map_or(&[][..], |input| input.mutator_bytes());
+        self.slowest.note(self.last.elapsed.get(), bytes);
         let saved = match self.import {
             Some(number) => self.queue.save_as(number, bytes),
             None => self.queue.save(bytes),

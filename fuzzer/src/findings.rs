@@ -25,6 +25,7 @@ use crate::campaign::CampaignError;
 use crate::cmd::warn;
 use crate::cores::broker::read_finding;
 use crate::cores::message::Message;
+use crate::monitor::board::Found;
 use crate::output::{self, OutputError, PARTIAL_PREFIX};
 use crate::report;
 use crate::triage::{Probe, Sighting};
@@ -80,6 +81,25 @@ impl Record {
         let text = fs::read(&path).map_err(OutputError::io("read", &path))?;
         serde_json::from_slice(&text).map_err(|error| OutputError::io("read", &path)(io::Error::other(error)))
     }
+}
+
+/// Of a finding's `report.json`, what is shown in lists.
+#[derive(Clone, Debug, Deserialize)]
+struct Brief {
+    name: String,
+    sentence: String,
+    runtime_s: f64,
+}
+
+/// What there is in the folder `dir` of findings, in no order. Those whose record cannot be read are left out.
+pub(crate) fn briefs(dir: &Path) -> Vec<Found> {
+    let read = |folder: PathBuf| -> Option<Found> {
+        let Brief { name, sentence, runtime_s } =
+            serde_json::from_slice(&fs::read(folder.join("report.json")).ok()?).ok()?;
+        Some(Found { name, sentence, runtime_s })
+    };
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| read(entry.path())).collect()
 }
 
 /// What became of a run that ended badly.

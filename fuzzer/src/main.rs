@@ -12,12 +12,16 @@ mod clock;
 mod cmd;
 mod cores;
 mod cover;
+mod detail;
 mod executor;
 mod feedback;
 mod findings;
+mod history;
 mod journal;
 mod machine;
+mod metrics;
 mod monitor;
+mod notice;
 mod novelty;
 mod observer;
 mod output;
@@ -27,11 +31,13 @@ mod report;
 mod scheduler;
 mod seeds;
 mod services;
+mod session;
 mod shrink;
 mod signals;
 mod stage;
 mod syscalls;
 mod triage;
+mod ui;
 mod units;
 
 use std::process::ExitCode;
@@ -41,7 +47,9 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("UNIFORK_LOG", "error")).init();
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("UNIFORK_LOG", "error"))
+        .target(env_logger::Target::Pipe(Box::new(notice::Log::default())))
+        .init();
     let cli = Cli::parse();
     let json = cli.json;
     let ended = match cli.command {
@@ -52,6 +60,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => cmd::fuzz::run(&args, json),
         Command::Repro(args) => cmd::repro::run(&args, json),
         Command::Cmin(args) => cmd::cmin::run(&args, json),
+        Command::Report(args) => cmd::report::run(&args, json),
         Command::Triage(args) => cmd::triage::run(&args, json),
         Command::Tmin(args) => cmd::tmin::run(&args, json),
         Command::Serve(args) => cmd::serve::run(&args, json),

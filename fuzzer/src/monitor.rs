@@ -1,8 +1,10 @@
-//! What a campaign says of itself: a line a second, and the same figures in `stats.jsonl`.
+//! What a campaign says of itself: a line a second, and the same figures in `stats.jsonl`, on the [`Board`]
+//! that the terminal UI and `--metrics` read, and in the report.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use libafl::HasNamedMetadata;
@@ -19,7 +21,15 @@ use crate::findings::{Findings, Moment};
 use crate::output::OutputError;
 use crate::report;
 use crate::stage::calibrate;
+use crate::ui;
 use crate::units::{show_clock, show_count};
+
+pub(crate) mod board;
+pub(crate) mod fields;
+pub(crate) mod log;
+
+use board::{Board, Found};
+pub(crate) use log::sample;
 
 /// Time between two lines.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -35,6 +45,21 @@ pub(crate) struct Figures {
     pub(crate) execs: u64,
     /// Executions a second since the line before.
     pub(crate) execs_per_s: f64,
+    /// What of an execution's time went to the guest, to putting it back, and to everything else, in
+    /// microseconds, since the line before.
+    #[serde(default)]
+    pub(crate) guest_us: f64,
+    #[serde(default)]
+    pub(crate) reset_us: f64,
+    #[serde(default)]
+    pub(crate) engine_us: f64,
+    /// The same in seconds, of the whole session.
+    #[serde(default)]
+    pub(crate) guest_s: f64,
+    #[serde(default)]
+    pub(crate) reset_s: f64,
+    #[serde(default)]
+    pub(crate) engine_s: f64,
     pub(crate) corpus: usize,
     pub(crate) edges: usize,
     pub(crate) edges_total: usize,
@@ -84,8 +109,9 @@ pub(crate) struct Figures {
     pub(crate) clients: Vec<ClientFigures>,
 }
 
-/// One client of several.
+/// One client of several: a process, on one core.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct ClientFigures {
     pub(crate) core: usize,
     /// Its process; 0 while it has none.
@@ -98,6 +124,8 @@ pub(crate) struct ClientFigures {
     pub(crate) imported: u64,
     pub(crate) edges: usize,
     pub(crate) stability: f64,
+    pub(crate) batch_size: usize,
+    pub(crate) hot_pages: usize,
     /// How often it died and was started again.
     pub(crate) restarts: u64,
 }
@@ -138,6 +166,8 @@ pub(crate) enum Show {
     Lines,
     /// The same figures as JSON.
     Json,
+    /// What the terminal UI shows; lines, should it have lost the terminal.
+    Ui,
     /// Nothing.
     Nothing,
 }
@@ -149,16 +179,26 @@ pub(crate) struct Monitor {
     // Time of earlier sessions.
     before: Duration,
     due: Instant,
-    last: (Instant, u64),
+    last: Last,
     edges_total: usize,
     stats: File,
     path: PathBuf,
     show: Show,
+    board: Arc<Board>,
+}
+
+/// The line before.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    at: Instant,
+    execs: u64,
+    guest_s: f64,
+    reset_s: f64,
 }
 
 /// The end of the file: a campaign of days has written a lot that nobody needs to read again.
 fn tail(path: &Path) -> io::Result<Vec<u8>> {
-    const TAIL_BYTES: u64 = 16 << 10;
+    const TAIL_BYTES: u64 = 256 << 10;
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();
     file.seek(SeekFrom::Start(bytes.saturating_sub(TAIL_BYTES)))?;
@@ -181,6 +221,7 @@ impl Monitor {
         before: Option<&Figures>,
         edges_total: usize,
         show: Show,
+        board: Arc<Board>,
     ) -> Result<Self, OutputError> {
         let mut stats = File::options()
             .create(true)
@@ -197,11 +238,17 @@ impl Monitor {
             start,
             before: Duration::try_from_secs_f64(before_s).unwrap_or_default(),
             due: start + PERIOD,
-            last: (start, before.map_or(0, |figures| figures.execs)),
+            last: Last {
+                at: start,
+                execs: before.map_or(0, |figures| figures.execs),
+                guest_s: 0.0,
+                reset_s: 0.0,
+            },
             edges_total,
             stats,
             path,
             show,
+            board,
         })
     }
 
@@ -241,7 +288,8 @@ impl Monitor {
 
     fn print(&self, figures: &Figures) {
         match self.show {
-            Show::Lines => say(&format!("{}\n", figures.line())),
+            Show::Ui if ui::terminal::is_active() => {}
+            Show::Lines | Show::Ui => say(&format!("{}\n", figures.line())),
             Show::Json => say(&json_line(figures)),
             Show::Nothing => {}
         }
@@ -267,11 +315,14 @@ impl Monitor {
         Ok(figures)
     }
 
-    /// Stores figures.
+    /// Stores figures, and puts them on the board.
     pub(crate) fn store(&mut self, now: Instant, figures: &Figures) -> Result<(), OutputError> {
-        self.last = (now, figures.execs);
+        self.last =
+            Last { at: now, execs: figures.execs, guest_s: figures.guest_s, reset_s: figures.reset_s };
         self.due = now + PERIOD;
-        self.stats.write_all(json_line(figures).as_bytes()).map_err(OutputError::io("write", &self.path))
+        self.stats.write_all(json_line(figures).as_bytes()).map_err(OutputError::io("write", &self.path))?;
+        self.board.publish(figures.clone());
+        Ok(())
     }
 
     /// Says that something was found.
@@ -281,8 +332,14 @@ impl Monitor {
 
     /// The same, of something that another process found.
     pub(crate) fn found_by(&self, name: &str, sentence: &str, at: Moment) {
+        self.board.found(Found {
+            name: name.to_owned(),
+            sentence: sentence.to_owned(),
+            runtime_s: at.runtime.as_secs_f64(),
+        });
         match self.show {
-            Show::Lines => {
+            Show::Ui if ui::terminal::is_active() => {}
+            Show::Lines | Show::Ui => {
                 let clock = show_clock(at.runtime);
                 say(&format!("{clock:>7}  FINDING {name}: {sentence}\n"));
             }
@@ -300,14 +357,25 @@ impl Monitor {
             map.map_or(0, |map| map.num_covered_map_indexes)
         };
         let execs = *state.executions();
-        let (then, execs_then) = self.last;
-        let seconds = now.saturating_duration_since(then).as_secs_f64().max(1e-9);
+        let last = self.last;
+        let seconds = now.saturating_duration_since(last.at).as_secs_f64().max(1e-9);
+        let new_execs = execs.saturating_sub(last.execs);
+        let of_one = |seconds: f64| seconds.max(0.0) * 1e6 / new_execs.max(1) as f64;
+        let (guest_s, reset_s) = (tally.running.as_secs_f64(), tally.resetting.as_secs_f64());
+        let (guest, reset) = (guest_s - last.guest_s, reset_s - last.reset_s);
+        let session_s = now.saturating_duration_since(self.start).as_secs_f64();
         let edges = covered("edges");
         Figures {
             unix: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
             runtime_s: self.runtime(now).as_secs_f64(),
             execs,
-            execs_per_s: execs.saturating_sub(execs_then) as f64 / seconds,
+            execs_per_s: new_execs as f64 / seconds,
+            guest_us: of_one(guest),
+            reset_us: of_one(reset),
+            engine_us: of_one(seconds - guest - reset),
+            guest_s,
+            reset_s,
+            engine_s: (session_s - guest_s - reset_s).max(0.0),
             corpus: state.corpus().count(),
             edges,
             edges_total: self.edges_total,

@@ -8,7 +8,10 @@
 //!   findings/NAME/   one folder a finding                 findings.rs
 //!   state.postcard   the fuzzer's state, from time to time  journal.rs
 //!   state-N.postcard the same, of the client N of several
-//!   stats.jsonl      one line of figures a second
+//!   stats.jsonl      one line of figures a second        monitor.rs
+//!   detail-N.json    slowest inputs, unserved calls      detail.rs
+//!   report.html      `unifork report`                    cmd/report.rs
+//!   triage/          `unifork triage`                    cmd/triage.rs
 //! ```
 
 use std::fs::{self, File, TryLockError};

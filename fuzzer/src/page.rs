@@ -27,6 +27,13 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}\
 ul{padding-left:1.2rem;margin:0}\
 .card{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:12px;margin:12px 0}\
 .card h2{margin:0 0 .2rem}\
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:12px}\
+figure.card{margin:0}figcaption{font-weight:600;margin-bottom:4px}\
+svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font:12px system-ui,sans-serif}\
+line.grid{stroke:var(--line)}.curve{fill:none;stroke:var(--link);stroke-width:2;stroke-linejoin:round}\
+.dot{fill:var(--link)}\
+.list{list-style:none;padding:0}.list li{border-top:1px solid var(--line);padding:8px 0;overflow-wrap:anywhere}\
+.list p{margin:0}\
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(13.5rem,1fr));gap:0 1rem}";
 
 /// A whole page.

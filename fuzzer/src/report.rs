@@ -8,15 +8,22 @@ use unifork_vmm::Outcome;
 use crate::findings::Record;
 use crate::units::{show_clock, show_count};
 
-/// What happened, in one sentence without a full stop.
+/// What happened, in one sentence without a full stop. Part of it may be the guest's words, so control
+/// characters, which steer terminals, are spelt out.
 pub(crate) fn sentence(outcome: &Outcome) -> String {
-    match outcome {
+    printable(&match outcome {
         Outcome::Done { code: 0 } => "the harness returned".to_owned(),
         Outcome::Done { code } => format!("the harness returned {code}"),
         Outcome::Exit { code } => format!("the program exited with code {code}"),
         Outcome::Timeout => "the run did not end before its deadline".to_owned(),
         Outcome::Crash(crash) => crash.cause.to_string(),
-    }
+    })
+}
+
+/// `text` with its control characters spelt out.
+fn printable(text: &str) -> String {
+    let spell = |c: char| -> String { if c.is_control() { c.escape_default().collect() } else { c.into() } };
+    text.chars().map(spell).collect()
 }
 
 /// `report.txt`.
@@ -37,4 +44,14 @@ pub(crate) fn finding(record: &Record) -> String {
     }
     let _ = write!(text, "\n{}", record.report);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_asserts_cannot_steer_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\n\u{9b}c — ß"), "a\\u{1b}[2Jb\\r\\n\\u{9b}c — ß");
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cmd::Blame;
+use crate::ui::terminal;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -35,6 +36,7 @@ pub(crate) fn leave_to_parent() {
 pub(crate) fn catch() {
     extern "C" fn on_signal(signal: libc::c_int) {
         if STOP.swap(true, Ordering::Relaxed) {
+            terminal::restore();
             // SAFETY: `_exit` is async-signal-safe.
             unsafe { libc::_exit(128 + signal) };
         }
@@ -47,9 +49,24 @@ pub(crate) fn catch() {
         action.sa_flags = 0;
         // SAFETY:
         // 1. `action` lives across the call, and the old action is not asked for.
-        // 2. The handler does nothing but an atomic store and `_exit`.
+        // 2. The handler does nothing but atomic stores, system calls and `_exit`.
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     }
+}
+
+/// Does `work` with all signals blocked, so that the threads it starts never take a signal that is meant to
+/// interrupt the campaign's own.
+pub(crate) fn blocked<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: all-zero is a valid `sigset_t`; it is filled at once.
+    let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
+    // SAFETY: `all` is a valid set to write.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: both sets live across the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
+    let done = work();
+    // SAFETY: `before` was filled by the call above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
+    done
 }
 
 /// What is said when a mapped snapshot file turns out to be shorter than it was.
@@ -59,6 +76,7 @@ static CUT_OFF: OnceLock<Vec<u8>> = OnceLock::new();
 /// forks' memory is gone, and there is nothing to go back to. Only the first file is named.
 pub(crate) fn name_at_sigbus(file: &Path) {
     extern "C" fn on_sigbus(_: libc::c_int) {
+        terminal::restore();
         if let Some(text) = CUT_OFF.get() {
             // SAFETY: `write` is async-signal-safe, and the text is never changed again.
             unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
@@ -76,6 +94,6 @@ pub(crate) fn name_at_sigbus(file: &Path) {
     action.sa_sigaction = on_sigbus as extern "C" fn(libc::c_int) as usize;
     // SAFETY:
     // 1. `action` lives across the call, and the old action is not asked for.
-    // 2. The handler reads a constant, and does nothing but `write` and `_exit`.
+    // 2. The handler reads constants, and does nothing but an atomic store, system calls and `_exit`.
     unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
 }

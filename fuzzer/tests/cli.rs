@@ -19,6 +19,7 @@ fn help_texts_are_as_stored() {
         "snapshot",
         "fuzz",
         "repro",
+        "report",
         "triage",
         "tmin",
         "cmin",

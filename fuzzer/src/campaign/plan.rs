@@ -10,6 +10,7 @@ use unifork_vmm::{Engine, Kvm, ReplicaError, Snapshot};
 
 use crate::cores::link::Port;
 use crate::findings::Machine;
+use crate::monitor::board::Board;
 use crate::monitor::{Figures, Show};
 use crate::output::OutputError;
 use crate::seeds::Seed;
@@ -75,9 +76,13 @@ pub(crate) struct Plan {
     pub(crate) execs: Option<u64>,
     pub(crate) duration: Option<Duration>,
     pub(crate) until_finding: bool,
+    /// System calls that were not served while booting.
+    pub(crate) boot_unserved: Vec<(u64, u32)>,
     pub(crate) show: Show,
     /// Given: this is one client of several.
     pub(crate) share: Option<Share>,
+    /// Where the newest figures go, beside what `show` says.
+    pub(crate) board: Arc<Board>,
 }
 
 /// What a client of several knows of the others.

@@ -7,6 +7,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -14,20 +15,27 @@ use libafl::mutators::Tokens;
 use unifork_vmm::{Engine, Space};
 
 use crate::campaign::{self, Campaign, CampaignError, Plan, Summary};
-use crate::cmd::{Blame, Failure, Status, note, say, warn};
+use crate::cmd::{Blame, Failure, Status, doctor, note, say, warn};
 use crate::cores::{CoreList, Role};
 use crate::findings;
 use crate::machine::{self, Machine, MachineArgs};
+use crate::metrics;
 use crate::monitor::Show;
+use crate::monitor::board::Board;
 use crate::output::{Output, OutputError};
 use crate::seeds::{self, Seed, Seeds, SeedsError};
+use crate::session::{self, Session};
 use crate::signals;
+use crate::ui::Ui;
 use crate::units::{self};
 
 mod choose;
 mod client;
 mod several;
 mod tell;
+mod watch;
+
+use watch::Watchers;
 
 /// Flags of `unifork fuzz`.
 #[derive(Debug, clap::Args)]
@@ -36,8 +44,8 @@ Example:
   unifork fuzz sqlite.img --for 10m
 
 Seeds, dictionary and output default to sqlite.seeds/, sqlite.dict and sqlite.campaign/ beside the
-image. Running the same command again resumes, on as many cores as it says. Ctrl-C saves and prints a
-summary.
+image. Running the same command again resumes, on as many cores as it says. Ctrl-C, or q in the terminal
+UI, saves and prints a summary. `unifork report` makes a page of the campaign, while it runs or later.
 
 On several cores, --execs is shared out, --until finding and --for end all, and --seed fixes each
 client's randomness, but not when clients hear from one another: only one core repeats exactly.
@@ -99,6 +107,13 @@ pub(crate) struct Args {
     /// Let new coverage in the libOS count as new, too
     #[arg(long)]
     pub(crate) kernel_coverage: bool,
+    /// How the campaign is shown
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub(crate) ui: Ui,
+    /// Serve the figures in Prometheus' text format at http://ADDR/metrics; a port alone is one of the
+    /// loopback interface
+    #[arg(long, value_name = "ADDR", value_parser = metrics::address)]
+    pub(crate) metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
 }
@@ -133,6 +148,8 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
     let elf = machine::is_elf(&args.image).map_err(super::machine_failure)?;
     let cores = several::cores(args)?;
     let (mut seeds, tokens, root) = find_inputs(args)?;
+    let watchers = Watchers::find(args, json)?;
+    let show = watchers.show;
     let damaged = move |error| super::end_with(error, json);
     let machine =
         machine::open_at_once(&args.image, &args.machine, damaged).map_err(super::machine_failure)?;
@@ -158,17 +175,22 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
     for path in &seeds.too_long {
         warn(&format!("{} is longer than --input-max and left out", path.display()));
     }
-    let show = if json { Show::Json } else { Show::Lines };
     signals::catch();
     let choice = serde_json::json!({ "engine": engine, "measured": figures });
     if json {
         say(&format!("{choice}\n"));
     }
     let described = machine.describe(&args.image, args.deadline, engine);
+    let words = tokens.as_ref().map_or(0, |tokens| tokens.len());
+    let session = Session::begin(doctor::facts(), described.clone(), seeds.usable.len(), words);
+    let begin = [choice, serde_json::json!({ "session": session })];
+    let board = Arc::new(Board::default());
+    let shown = watchers.start(args, &root, &board)?;
     let summary = match cores {
         Some(cores) => {
-            let started = several::Started { cores, elf, machine: &machine, described, engine, show };
-            several::run(args, started, &output, &choice)?
+            let machine = &machine;
+            let started = several::Started { cores, elf, machine, described, engine, show, board };
+            several::run(args, started, &output, &begin)?
         }
         None => {
             let plan = Plan {
@@ -178,11 +200,13 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
                 until_finding: args.until.is_some(),
                 engine,
                 show,
+                board,
                 ..plan(args, &machine, described, seeds.usable, tokens)
             };
-            run_alone(plan, &output, &choice).map_err(campaign_failure)?
+            run_alone(plan, &output, &begin).map_err(campaign_failure)?
         }
     };
+    drop(shown);
     if json {
         say(&tell::closing_json(&summary));
     } else {
@@ -225,15 +249,19 @@ fn plan(
         execs: None,
         duration: None,
         until_finding: false,
+        boot_unserved: machine.boot.as_ref().map_or_else(Vec::new, |boot| boot.unserved.clone()),
         show: Show::Json,
         share: None,
+        board: Arc::default(),
     }
 }
 
 /// A campaign in this process alone.
-fn run_alone(plan: Plan, output: &Output, choice: &serde_json::Value) -> Result<Summary, CampaignError> {
+fn run_alone(plan: Plan, output: &Output, begin: &[serde_json::Value]) -> Result<Summary, CampaignError> {
     let mut campaign = Campaign::open(plan, output)?;
-    campaign.log(choice)?;
+    for line in begin {
+        campaign.log(line)?;
+    }
     for text in campaign.notes.drain(..) {
         note(&text);
     }
@@ -241,7 +269,9 @@ fn run_alone(plan: Plan, output: &Output, choice: &serde_json::Value) -> Result<
         tell::warn_of_seeds(&report);
         campaign.run()?;
     }
-    campaign.finish()
+    let summary = campaign.finish()?;
+    campaign.log(&session::end())?;
+    Ok(summary)
 }
 
 /// Reads the seeds. None are needed when there is a queue to resume from.

@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use super::{ROLE, Role};
+use crate::notice::notice;
 
 /// Which process a line is from: its place, and which of those that had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +51,18 @@ impl Child {
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()?;
         let stdin = process.stdin.take();
         let stdout = process.stdout.take().expect("it is piped");
+        // What it says goes where this process's notices go: under the terminal UI, not to the terminal.
+        let stderr = process.stderr.take().expect("it is piped");
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n') {
+                let Ok(line) = line else { break };
+                notice(&String::from_utf8_lossy(&line));
+            }
+        });
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines() {
                 let Ok(line) = line else { break };

@@ -52,6 +52,8 @@ impl Part {
             imported: self.gone.imported + self.now.imported,
             edges: self.now.edges,
             stability: self.now.stability,
+            batch_size: self.now.batch_size,
+            hot_pages: self.now.hot_pages,
             restarts: self.restarts,
         }
     }
@@ -68,6 +70,9 @@ fn add_counts(sum: &mut Figures, part: &Figures) {
     sum.audit_differences += part.audit_differences;
     sum.audits_skipped += part.audits_skipped;
     sum.imported += part.imported;
+    sum.guest_s += part.guest_s;
+    sum.reset_s += part.reset_s;
+    sum.engine_s += part.engine_s;
 }
 
 /// The campaign's figures: counts are added up; of what each client sees of the same program, the best
@@ -80,6 +85,9 @@ pub(crate) fn sum(parts: &[Part]) -> Figures {
         add_counts(&mut sum, &part.now);
         let now = &part.now;
         sum.execs_per_s += now.execs_per_s;
+        sum.guest_us += now.execs_per_s * now.guest_us;
+        sum.reset_us += now.execs_per_s * now.reset_us;
+        sum.engine_us += now.execs_per_s * now.engine_us;
         sum.edges = sum.edges.max(now.edges);
         sum.edges_total = sum.edges_total.max(now.edges_total);
         sum.kernel_edges = sum.kernel_edges.max(now.kernel_edges);
@@ -95,6 +103,11 @@ pub(crate) fn sum(parts: &[Part]) -> Figures {
         weights += weight;
         sum.restarts += part.restarts;
         sum.clients.push(part.row());
+    }
+    if sum.execs_per_s > 0.0 {
+        sum.guest_us /= sum.execs_per_s;
+        sum.reset_us /= sum.execs_per_s;
+        sum.engine_us /= sum.execs_per_s;
     }
     if weights > 0.0 {
         sum.reset_pages_per_run /= weights;
@@ -116,6 +129,7 @@ mod tests {
             execs_per_s: 10.0,
             duplicates: 1,
             hot_hit_rate: stability,
+            guest_us: 2.0 * stability,
             ..Figures::default()
         };
         let mut one = Part::new(0);
@@ -129,6 +143,7 @@ mod tests {
         assert_eq!((sum.execs, sum.edges, sum.duplicates, sum.restarts), (300, 9, 3, 1));
         assert_eq!((sum.execs_per_s, sum.stability), (20.0, 0.9));
         assert!((sum.hot_hit_rate - 0.925).abs() < 1e-9);
+        assert!((sum.guest_us - 1.9).abs() < 1e-9, "as many executions of each: the mean");
         assert_eq!(sum.clients.iter().map(|client| client.execs).collect::<Vec<_>>(), [150, 150]);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,11 +18,12 @@ use super::{ClientRole, CoresError, Role};
 use crate::campaign::Summary;
 use crate::cmd::{note, warn};
 use crate::findings::Machine;
+use crate::monitor::board::Board;
 use crate::monitor::{self, Figures, Monitor, Show};
 use crate::output::{self, Output};
 use crate::queue::Queue;
-use crate::signals;
 use crate::units::{plural, show_count};
+use crate::{session, signals};
 
 mod hear;
 
@@ -66,6 +68,7 @@ pub(crate) struct Orders {
     pub(crate) serve: Option<std::net::SocketAddr>,
     pub(crate) join: Vec<String>,
     pub(crate) show: Show,
+    pub(crate) board: Arc<Board>,
 }
 
 /// A place and the process that has it.
@@ -126,7 +129,8 @@ impl<'a> Supervisor<'a> {
         output::remove_partial(&findings);
         let stats = output.path("stats.jsonl");
         let before = monitor::last_figures(&stats);
-        let monitor = Monitor::start(stats, before.as_ref(), orders.counters, orders.show)?;
+        let monitor =
+            Monitor::start(stats, before.as_ref(), orders.counters, orders.show, orders.board.clone())?;
         let before = before.map_or(0, |figures| figures.execs);
         if before > 0 {
             note(&format!(
@@ -198,6 +202,7 @@ impl<'a> Supervisor<'a> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
+        self.monitor.log(&session::end())?;
         let folder = self.output.path("findings");
         Ok(Summary {
             runs: self.parts.iter().map(Part::execs).sum(),

@@ -3,7 +3,9 @@
 
 pub(crate) mod campaign;
 pub(crate) mod coverage;
+pub(crate) mod html;
 pub(crate) mod linux;
+pub(crate) mod pty;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

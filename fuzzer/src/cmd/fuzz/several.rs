@@ -1,6 +1,7 @@
 //! `unifork fuzz` on several cores, or with other machines.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use unifork_vmm::{Engine, Space};
 
@@ -9,9 +10,11 @@ use crate::campaign::Summary;
 use crate::cmd::{Blame, Failure};
 use crate::cores::supervisor::{Orders, Supervisor};
 use crate::cores::{self, CoresError};
+use crate::detail::{Book, Slowest};
 use crate::findings;
 use crate::machine::Machine;
 use crate::monitor::Show;
+use crate::monitor::board::Board;
 use crate::output::Output;
 
 /// The cores of a campaign of several processes; none when one process does it all.
@@ -47,6 +50,7 @@ pub(super) struct Started<'a> {
     pub(super) described: findings::Machine,
     pub(super) engine: Engine,
     pub(super) show: Show,
+    pub(super) board: Arc<Board>,
 }
 
 /// Runs the campaign.
@@ -54,9 +58,9 @@ pub(super) fn run(
     args: &Args,
     started: Started<'_>,
     output: &Output,
-    choice: &serde_json::Value,
+    begin: &[serde_json::Value],
 ) -> Result<Summary, Failure> {
-    let Started { cores, elf, machine, described, engine, show } = started;
+    let Started { cores, elf, machine, described, engine, show, board } = started;
     // A snapshot file is mapped by all; the memory of a machine that was booted here goes into one.
     let snapshot = if elf {
         machine.snapshot.share().map_err(CoresError::Share)
@@ -82,9 +86,18 @@ pub(super) fn run(
         serve: args.serve,
         join: args.join.clone(),
         show,
+        board,
     };
     let mut supervisor = Supervisor::new(orders, output).map_err(failure)?;
-    supervisor.log(choice).map_err(failure)?;
+    for line in begin {
+        supervisor.log(line).map_err(failure)?;
+    }
+    if let Some(boot) = &machine.boot {
+        // The clients are given the machine as it is after that.
+        Book::open(output.root(), "boot", &boot.unserved)
+            .save(&[], &Slowest::default())
+            .map_err(|error| failure(error.into()))?;
+    }
     supervisor.run().map_err(failure)
 }
 

@@ -198,7 +198,9 @@ impl Site<'_> {
             execs: None,
             duration: Some(self.duration),
             until_finding: false,
+            boot_unserved: Vec::new(),
             show: Show::Nothing,
+            board: std::sync::Arc::default(),
         })
     }
 }
