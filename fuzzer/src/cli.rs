@@ -36,7 +36,7 @@ pub(crate) enum Command {
     Doctor(cmd::doctor::Args),
     /// Turn a libFuzzer harness into an image
     Build(cmd::build::Args),
-    /// Boot an image or a static ELF and show its console
+    /// Boot an image, a static ELF or a kernel and show its console
     Run(cmd::run::Args),
     /// Freeze an image into a snapshot file, or say what is in one
     Snapshot(cmd::snapshot::Args),

@@ -198,3 +198,79 @@ fn a_closed_stdout_changes_no_exit_code() {
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(7));
 }
+
+/// A kernel for multiboot, by address fields, that runs `code` in protected mode.
+fn kernel(code: &[u8]) -> Vec<u8> {
+    let flags = 0x1_0000u32;
+    let magic = 0x1bad_b002u32;
+    let base = 0x10_0000u32;
+    let words = [magic, flags, 0u32.wrapping_sub(magic).wrapping_sub(flags), base, base, 0, 0, base + 32];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    bytes.extend_from_slice(code);
+    bytes
+}
+
+#[test]
+fn a_kernel_shows_its_command_line_and_ends_as_it_says() {
+    need_kvm();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kernel");
+    // mov esi, [ebx + 16]; mov dx, 0x3f8
+    // next: lodsb; test al, al; jz +3; out dx, al; jmp next
+    // mov eax, 5; out 0xf4, eax
+    let code = [
+        0x8b, 0x73, 0x10, 0x66, 0xba, 0xf8, 0x03, 0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, 0xb8, 5, 0,
+        0, 0, 0xe7, 0xf4,
+    ];
+    fs::write(&path, kernel(&code)).unwrap();
+    for how in ["native", "monitor"] {
+        let ran = run(&["run", "--ring0", how, text(&path), "one", "two"]).expect(11);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("kernel one two", ""));
+        let ran = run(&["run", "--ring0", how, "--append", "three", text(&path)]).expect(11);
+        assert_eq!(ran.stdout, "kernel three");
+    }
+    let ran = run(&["--json", "run", text(&path)]).expect(11);
+    let said: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((said["console"].as_str(), said["protocol"].as_str()), (Some("kernel"), Some("multiboot")));
+    assert_eq!(said["exit_code"], 11);
+}
+
+#[test]
+fn a_kernel_that_ends_badly_is_told_apart() {
+    need_kvm();
+    let dir = tempfile::tempdir().unwrap();
+    for (code, exit, why) in [
+        // cli; hlt
+        (&[0xfa, 0xf4][..], 0, "halted with interrupts off"),
+        // sti; hlt
+        (&[0xfb, 0xf4], 0, "nothing will raise one"),
+        // ud2
+        (&[0x0f, 0x0b], 134, "exception 6"),
+        // jmp $
+        (&[0xeb, 0xfe], 124, "did not end in time"),
+    ] {
+        let path = dir.path().join("kernel");
+        fs::write(&path, kernel(code)).unwrap();
+        let ran = run(&["run", "--ring0", "monitor", "--timeout", "500ms", text(&path)]).expect(exit);
+        assert!(ran.stderr.contains(why), "{why}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn kernels_that_cannot_be_booted_are_refused() {
+    need_kvm();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kernel");
+    fs::write(&path, kernel(&[0xf4])).unwrap();
+    for (args, why) in [
+        (&["--mem", "8G"][..], "of memory"),
+        (&["--env", "A=b"], "--env is for programs"),
+        (&["--initrd", "/nonexistent"], "cannot read /nonexistent"),
+    ] {
+        let ran = run(&[&["run"], args, &[text(&path)]].concat()).expect(125);
+        assert!(ran.stderr.contains(why) && ran.stderr.contains("\n  help: "), "{why}: {}", ran.stderr);
+    }
+    fs::write(&path, b"nothing").unwrap();
+    let ran = run(&["run", "--profile", "pc", text(&path)]).expect(125);
+    assert!(ran.stderr.contains("neither an ELF file"), "{}", ran.stderr);
+}

@@ -25,6 +25,7 @@ pub mod comparisons;
 mod direct;
 pub mod elf;
 mod faults;
+pub mod foreign;
 pub mod introspect;
 pub mod layout;
 mod machine;

@@ -23,6 +23,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -374,6 +375,21 @@ impl GuestMemory {
         // SAFETY: the mapping covers `size` bytes and lives as long as `self`; the vCPU is stopped
         // while `self` is borrowed (running it takes `&mut`).
         unsafe { std::slice::from_raw_parts(self.ram.as_ptr(), size) }
+    }
+
+    /// Writes RAM to `file`, which has its size; zero pages stay holes.
+    pub(crate) fn copy_to(&self, file: &File) -> Result<(), MemoryError> {
+        let bytes = self.ram.len();
+        for (number, page) in self.ram_bytes().chunks(PAGE_BYTES as usize).enumerate() {
+            if page.iter().any(|&byte| byte != 0) {
+                file.write_all_at(page, number as u64 * PAGE_BYTES).map_err(|source| MemoryError::Io {
+                    op: "copy",
+                    bytes,
+                    source,
+                })?;
+            }
+        }
+        Ok(())
     }
 
     fn slice(&self, at: Gpa, bytes: u64) -> Result<VolatileSlice<'_>, OutOfBounds> {

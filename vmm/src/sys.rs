@@ -6,4 +6,5 @@ pub(crate) mod limits;
 pub(crate) mod memfd;
 pub(crate) mod ring;
 pub(crate) mod slots;
+pub(crate) mod tsc;
 pub(crate) mod xsave;

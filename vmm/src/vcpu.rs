@@ -9,12 +9,13 @@
 use std::io;
 use std::time::Duration;
 
-use kvm_bindings::{KVM_CAP_SYNC_REGS, KVM_EXIT_DIRTY_RING_FULL, Xsave, kvm_regs, kvm_sregs};
+use kvm_bindings::{CpuId, KVM_CAP_SYNC_REGS, KVM_EXIT_DIRTY_RING_FULL, Xsave, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Cap, SyncReg, VcpuExit, VcpuFd, VmFd};
 use thiserror::Error;
 use unifork_abi::TRAP_PORT;
 
 pub mod cpuid;
+pub(crate) mod enter;
 mod state;
 
 use crate::machine;
@@ -96,8 +97,13 @@ impl Vcpu {
     ///
     /// [`VcpuError`] when KVM refuses.
     pub(crate) fn create(vm: &VmFd, model: CpuModel) -> Result<Self, VcpuError> {
+        Self::create_with(vm, model, &model.table())
+    }
+
+    /// [`Self::create`], with another table for `cpuid` than the model's own.
+    pub(crate) fn create_with(vm: &VmFd, model: CpuModel, table: &CpuId) -> Result<Self, VcpuError> {
         let mut fd = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
-        fd.set_cpuid2(&model.table()).map_err(failed("KVM_SET_CPUID2"))?;
+        fd.set_cpuid2(table).map_err(failed("KVM_SET_CPUID2"))?;
         let sync = vm.check_extension_raw(KVM_CAP_SYNC_REGS.into()) & 7 == 7;
         if sync {
             fd.set_sync_valid_reg(SyncReg::Register);
@@ -301,7 +307,7 @@ impl Vcpu {
         }
     }
 
-    fn refresh(&mut self) {
+    pub(crate) fn refresh(&mut self) {
         if let Ok(regs) = self.fd.get_regs() {
             self.shadow.regs = regs;
         }

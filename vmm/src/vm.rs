@@ -31,7 +31,8 @@ use crate::windows;
 
 /// The slot of RAM.
 pub(crate) const RAM_SLOT: u32 = 0;
-const WINDOWS_SLOT: u32 = 1;
+/// The slot of the windows.
+pub(crate) const WINDOWS_SLOT: u32 = 1;
 const GOLDEN_SLOT: u32 = 2;
 
 /// Bytes of a message that the guest hands over, at most.

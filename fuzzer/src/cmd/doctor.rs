@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 use unifork_vmm::{Engine, HostCaps, Kvm};
 
+use crate::cmd::run::kernel::ring0_fact;
 use crate::cmd::{Blame, Failure, Status, say};
 
 /// Flags of `unifork doctor`.
@@ -35,6 +36,7 @@ pub(crate) fn run(_: &Args, json: bool) -> Result<Status, Failure> {
     if let Ok(kvm) = &opened {
         capabilities(&mut diagnosis, kvm.caps());
         measure(&mut diagnosis, kvm);
+        diagnosis.facts.extend(ring0_fact(kvm).map(|fact| ("ring 0", fact)));
     }
     tool_chain(&mut diagnosis, Path::new("/"));
     let usable = opened.is_ok();

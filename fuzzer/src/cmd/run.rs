@@ -1,4 +1,4 @@
-//! `unifork run`: boot an image or a static ELF and show its console.
+//! `unifork run`: boot an image, a static ELF or a kernel and show its console.
 //!
 //! Exit codes: the program's own; 128 + N when signal N or the exception that Linux turns into it
 //! ended it, as a shell has it; 124 when it did not end in time; 125 when unifork could not run it.
@@ -18,18 +18,23 @@ use crate::signals;
 use crate::syscalls;
 use crate::units;
 
+pub(crate) mod kernel;
+
 /// Flags of `unifork run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   unifork run ./hello one two
   unifork run --root files.tar --publish 127.0.0.1:8080:80 ./server
+  unifork run --profile firecracker --mem 64M app_fc-x86_64 word
 
+A kernel (multiboot, PVH, bzImage, or what --profile says) gets a machine of its own; its exit code
+is 0 when it switches off or resets the machine, and 2N + 1 when it writes N to the debug-exit port.
 A harness image stops where it asks for its first input.
 Exit codes: the program's own; 128 + N when signal N ended it; 124 when it took longer than
 --timeout; 125 when unifork could not run it.")]
 pub(crate) struct Args {
-    /// The image, or any static x86-64 Linux ELF, and its arguments; flags behind it are its own
+    /// The image, or any static x86-64 Linux ELF or kernel, and its arguments; flags behind it are its own
     #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "ARGS"])]
     pub(crate) command: Vec<OsString>,
     /// A variable of its environment; may be given again
@@ -41,13 +46,15 @@ pub(crate) struct Args {
     /// Lets connections to ADDR:PORT in, to the port that the program listens on; may be given again
     #[arg(long, value_name = "ADDR:PORT[:GUESTPORT]", value_parser = Publish::parse)]
     pub(crate) publish: Vec<Publish>,
-    /// Guest memory; 256M, and twice the size of the files, unless given. Files that are written may take
-    /// an eighth of it
+    /// Guest memory; 256M, and twice the size of the files, unless given (128M for a kernel). Files that are
+    /// written may take an eighth of it
     #[arg(long, visible_alias = "mem", value_parser = units::size, value_name = "SIZE")]
     pub(crate) memory: Option<u64>,
     /// Time it may take; as long as it likes unless given
     #[arg(long, value_parser = units::duration, value_name = "TIME")]
     pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) kernel: kernel::KernelArgs,
 }
 
 /// Guest memory, unless given: pages that are not touched cost nothing.
@@ -68,6 +75,7 @@ fn variable(text: &str) -> Result<String, String> {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
+    let boot = if kernel::is_wanted(args) { kernel::boot } else { boot };
     boot(args, json).map_err(|failure| Failure { blame: Blame::OfRun, ..failure })
 }
 

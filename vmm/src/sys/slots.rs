@@ -24,3 +24,10 @@ pub(crate) unsafe fn set(vm: &VmFd, slot: u32, region: &GuestRegionMmap<()>, fla
     // keeps it mapped for as long as the VM lives.
     unsafe { vm.set_user_memory_region(region) }.map_err(io::Error::from)
 }
+
+/// Takes `slot` from the guest: KVM forgets all that it knew of the memory there.
+pub(crate) fn remove(vm: &VmFd, slot: u32) -> io::Result<()> {
+    let region = kvm_userspace_memory_region { slot, ..Default::default() };
+    // SAFETY: a slot of no size is a slot that is deleted; no address is looked at.
+    unsafe { vm.set_user_memory_region(region) }.map_err(io::Error::from)
+}

@@ -53,6 +53,16 @@ pub(crate) fn from_words(words: &[u32], bytes: usize) -> io::Result<Xsave> {
     Ok(area)
 }
 
+/// Bytes that an `xsave` of all that the host's kernel has enabled writes.
+pub(crate) fn host_bytes() -> u32 {
+    // Intel SDM volume 2, CPUID leaf 0xd: EBX of subleaf 0.
+    if std::arch::is_x86_feature_detected!("xsave") {
+        std::arch::x86_64::__cpuid_count(0xd, 0).ebx
+    } else {
+        0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

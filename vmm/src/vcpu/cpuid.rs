@@ -60,6 +60,11 @@ impl CpuModel {
         }
     }
 
+    /// Bits of a guest-physical address.
+    pub(crate) const fn physical_bits(self) -> u32 {
+        PHYSICAL_BITS
+    }
+
     /// What CPUID returns for `leaf` and `subleaf`.
     #[must_use]
     pub fn lookup(self, leaf: u32, subleaf: u32) -> Leaf {

@@ -1,0 +1,247 @@
+//! `unifork run` for images that are kernels: unikernels and small operating systems of other people.
+
+use std::fs;
+use std::io::{IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use clap::ValueEnum;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use unifork_vmm::Kvm;
+use unifork_vmm::foreign::{
+    Config, End, ForeignError, LoadError, Machine, Module, Outside, Power, Profile, Ring0,
+};
+
+use super::Args;
+use crate::cmd::{Blame, BlameExt as _, Failure, Status, say};
+use crate::signals;
+
+/// Flags for images that are kernels.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "For an image that is a kernel")]
+pub(crate) struct KernelArgs {
+    /// The machine it was made for; an image for Firecracker is known by this flag alone
+    #[arg(long, value_name = "NAME")]
+    profile: Option<ProfileName>,
+    /// Its command line; the words behind IMAGE unless given
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    append: Option<String>,
+    /// An initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// A module, with its own arguments behind a comma; may be given again
+    #[arg(long, value_name = "FILE[,ARGS]")]
+    module: Vec<String>,
+    /// How its CPL 0 is run: by KVM, or at CPL 3 by our own monitor; as `unifork doctor` says unless given
+    #[arg(long, value_name = "HOW")]
+    ring0: Option<Ring0Name>,
+}
+
+impl KernelArgs {
+    /// Whether one of them was given.
+    fn any(&self) -> bool {
+        self.profile.is_some()
+            || self.append.is_some()
+            || self.initrd.is_some()
+            || !self.module.is_empty()
+            || self.ring0.is_some()
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProfileName {
+    /// What QEMU's `pc` has
+    Pc,
+    /// What Firecracker has
+    Firecracker,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Ring0Name {
+    /// By KVM
+    Native,
+    /// By the monitor
+    Monitor,
+}
+
+/// Memory of a machine, unless given.
+const MEMORY_BYTES: u64 = 128 << 20;
+
+/// Whether `args` ask for a kernel to be run: the image says that it is one, or a flag does.
+pub(super) fn is_wanted(args: &Args) -> bool {
+    let kernel = |bytes: Vec<u8>| unifork_vmm::foreign::is_kernel(&bytes);
+    args.kernel.any() || fs::read(&args.command[0]).is_ok_and(kernel)
+}
+
+/// Runs one.
+pub(super) fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
+    let path = Path::new(&args.command[0]);
+    let read = |path: &Path| {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display())).or_usage();
+        bytes.map_err(|failure| failure.help("check the path"))
+    };
+    let image = read(path)?;
+    refuse_what_is_a_programs(args)?;
+    let kvm = Kvm::open().map_err(|error| crate::cmd::machine_failure(error.into()))?;
+    let config = config(args, &read)?;
+    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    signals::catch();
+    let began = Instant::now();
+    let failed = |error| failure(path, error);
+    let mut machine = Machine::boot(&kvm, &name, &image, &config).map_err(failed)?;
+    let mut terminal = Terminal { show: !json, kept: Vec::new(), open: true };
+    let end = machine.run(args.timeout.unwrap_or(Duration::MAX), &mut terminal).map_err(failed)?;
+    let (sentence, status) = judge(&end);
+    if json {
+        let line = serde_json::json!({
+            "console": String::from_utf8_lossy(&terminal.kept),
+            "end": sentence,
+            "exit_code": super::code(status),
+            "protocol": machine.protocol().name(),
+            "ring0": if machine.monitor_stats().is_some() { "monitor" } else { "native" },
+            "elapsed_s": began.elapsed().as_secs_f64(),
+        });
+        say(&format!("{line}\n"));
+    } else if !matches!(end, End::Power(_)) {
+        eprintln!("unifork: {}: {sentence}", path.display());
+    }
+    Ok(status)
+}
+
+fn refuse_what_is_a_programs(args: &Args) -> Result<(), Failure> {
+    let flags = [
+        ("--env", !args.env.is_empty()),
+        ("--root", args.root.is_some()),
+        ("--publish", !args.publish.is_empty()),
+    ];
+    match flags.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Failure::usage(anyhow!("{flag} is for programs, and this image is a kernel"))
+            .help("files and variables reach a kernel by --initrd, --module and --append")),
+    }
+}
+
+fn config(args: &Args, read: &dyn Fn(&Path) -> Result<Vec<u8>, Failure>) -> Result<Config, Failure> {
+    let flags = &args.kernel;
+    let words: Vec<_> = args.command[1..].iter().map(|word| word.to_string_lossy()).collect();
+    let mut modules = Vec::new();
+    for module in &flags.module {
+        let (file, rest) = module.split_once(',').unwrap_or((module, ""));
+        let separator = if rest.is_empty() { "" } else { " " };
+        modules.push(Module { command: format!("{file}{separator}{rest}"), bytes: read(Path::new(file))? });
+    }
+    Ok(Config {
+        profile: match flags.profile {
+            Some(ProfileName::Firecracker) => Profile::Firecracker,
+            Some(ProfileName::Pc) | None => Profile::Pc,
+        },
+        memory_bytes: args.memory.unwrap_or(MEMORY_BYTES),
+        append: flags.append.clone().unwrap_or_else(|| words.join(" ")),
+        initrd: flags.initrd.as_deref().map(read).transpose()?,
+        modules,
+        ring0: match flags.ring0 {
+            Some(Ring0Name::Native) => Ring0::Native,
+            Some(Ring0Name::Monitor) => Ring0::Monitor,
+            None => Ring0::Auto,
+        },
+        cpu_model: None,
+    })
+}
+
+fn failure(path: &Path, error: ForeignError) -> Failure {
+    let (blame, help) = match &error {
+        ForeignError::Load(LoadError::Memory(_) | LoadError::TooLarge { .. }) => {
+            (Blame::Usage, "give it another size of memory (--memory)")
+        }
+        ForeignError::Load(LoadError::NotAKernel) => (
+            Blame::Usage,
+            "kernels are ELF files with a multiboot header or a PVH note, ELF64 files, and bzImages",
+        ),
+        ForeignError::Load(_) => (Blame::Usage, "check that the image is whole, and made for --profile"),
+        _ => (Blame::Host, "`unifork doctor` says what this host offers"),
+    };
+    let error = anyhow::Error::from(error).context(format!("{} cannot be booted", path.display()));
+    Failure { blame, error, help: Some(help.to_owned()) }
+}
+
+/// What an end is called, and the exit code that it stands for.
+fn judge(end: &End) -> (String, Status) {
+    match end {
+        End::Power(Power::Off) => ("it switched its machine off".to_owned(), Status::Done),
+        End::Power(Power::Reset) => ("it reset its machine".to_owned(), Status::Done),
+        // As QEMU's isa-debug-exit has it.
+        End::Power(Power::DebugExit(value)) => {
+            (format!("it wrote {value:#x} to the debug-exit port"), Status::Guest((value << 1 | 1) as u8))
+        }
+        End::Halted => ("it halted with interrupts off".to_owned(), Status::Done),
+        End::Idle => ("it waits for an interrupt, and nothing will raise one".to_owned(), Status::Done),
+        End::TripleFault { first, rip } => {
+            let first = first.map_or_else(String::new, |first| {
+                let at = if first.vector == 14 { format!(" on {:#x}", first.address) } else { String::new() };
+                format!(": exception {} (code {:#x}){at}, which it did not handle", first.vector, first.code)
+            });
+            (format!("triple fault at {rip:#x}{first}"), Status::Guest(128 + libc::SIGABRT as u8))
+        }
+        End::Deadline => ("it did not end in time".to_owned(), Status::Guest(124)),
+        End::Stopped => ("stopped".to_owned(), Status::Guest(128 + libc::SIGINT as u8)),
+        End::Stuck { reason } => (format!("it cannot go on: {reason}"), Status::Guest(125)),
+    }
+}
+
+/// Standard output and input as the machine's console.
+struct Terminal {
+    show: bool,
+    kept: Vec<u8>,
+    open: bool,
+}
+
+/// Bytes of console that are kept for `--json`.
+const KEPT_MAX: usize = 1 << 20;
+
+impl Outside for Terminal {
+    fn console(&mut self, bytes: &[u8]) {
+        if self.show {
+            let mut out = std::io::stdout().lock();
+            // A closed pipe is not an error worth a message.
+            let _closed =
+                std::io::Write::write_all(&mut out, bytes).and_then(|()| std::io::Write::flush(&mut out));
+        } else {
+            let room = KEPT_MAX - self.kept.len();
+            self.kept.extend_from_slice(&bytes[..room.min(bytes.len())]);
+        }
+    }
+
+    fn typed(&mut self, room: usize) -> Vec<u8> {
+        let stdin = std::io::stdin();
+        let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
+        if !self.open || !rustix::event::poll(&mut ready, Some(&Timespec::default())).is_ok_and(|n| n > 0) {
+            return Vec::new();
+        }
+        let mut bytes = vec![0; room];
+        let read = stdin.lock().read(&mut bytes).unwrap_or(0);
+        self.open = read > 0;
+        bytes.truncate(read);
+        bytes
+    }
+
+    fn listens(&self) -> bool {
+        self.open && std::io::stdin().is_terminal()
+    }
+
+    fn stopped(&self) -> bool {
+        signals::stop_requested()
+    }
+}
+
+/// A sentence about how kernels are run on this host.
+pub(crate) fn ring0_fact(kvm: &Kvm) -> Option<String> {
+    unifork_vmm::foreign::runs_ring0(kvm).ok().map(|native| {
+        if native {
+            "run by KVM: other people's kernels run natively".to_owned()
+        } else {
+            "emulated by KVM: other people's kernels run at CPL 3, under the monitor (run --ring0 says otherwise)"
+                .to_owned()
+        }
+    })
+}

@@ -1,0 +1,473 @@
+//! Other people's kernels: unikernels and small operating systems, as their own build systems made
+//! them, on a machine that looks like the one they were made for.
+//!
+//! ```text
+//!  image ─► loader ─► memory, Start ─► Machine ─► run ─► End
+//!                                       │  │
+//!                        cpu: native or monitor   bus: ports, devices, interrupts
+//! ```
+//!
+//! [`Machine::boot`] loads, [`Machine::run`] runs until the image ends its machine, time is up, or it
+//! cannot go on. The machine has one CPU, which is run in one of two ways ([`Ring0`]); both end at
+//! the same devices ([`bus`]). What a guest can see of devices and monitor is plain data.
+//!
+//! This module knows nothing of inputs and coverage.
+
+use std::fs::File;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::VmFd;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::addr::Gpa;
+use crate::caps::Kvm;
+use crate::memory::{GuestMemory, MemoryError};
+use crate::sys::slots;
+use crate::vcpu::VcpuError;
+use crate::vcpu::cpuid::CpuModel;
+use crate::vm::{RAM_SLOT, WINDOWS_SLOT};
+
+mod bus;
+mod cpu;
+mod cpuid;
+mod devices;
+mod frozen;
+mod loader;
+mod monitor;
+
+pub use bus::Power;
+pub use cpu::Start;
+pub use frozen::{Frozen, MachineState};
+pub use loader::{LoadError, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Module, Protocol};
+pub use monitor::MonitorStats;
+
+use bus::Bus;
+use cpu::{Cpu, Stop};
+use cpuid::Cpuid;
+use loader::Request;
+use monitor::Monitor;
+
+/// Which machine an image was made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Profile {
+    /// What QEMU's `pc` has.
+    #[default]
+    Pc,
+    /// What Firecracker has.
+    Firecracker,
+}
+
+/// How code at the guest's CPL 0 is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ring0 {
+    /// Natively where KVM does that, under the monitor where it would emulate.
+    #[default]
+    Auto,
+    /// By KVM, at CPL 0.
+    Native,
+    /// By our own monitor, at CPL 3.
+    Monitor,
+}
+
+/// What a machine is made of, besides its image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Which devices it has.
+    pub profile: Profile,
+    /// Bytes of memory; a multiple of 4 KiB, at most [`MEMORY_BYTES_MAX`]. Default 128 MiB.
+    pub memory_bytes: u64,
+    /// The command line.
+    pub append: String,
+    /// An initial RAM disk.
+    pub initrd: Option<Vec<u8>>,
+    /// Modules, for protocols that have them.
+    pub modules: Vec<Module>,
+    /// How its CPL 0 is run.
+    pub ring0: Ring0,
+    /// The CPU that it sees. Default: the better of those that the host can be.
+    pub cpu_model: Option<CpuModel>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            profile: Profile::default(),
+            memory_bytes: 128 << 20,
+            append: String::new(),
+            initrd: None,
+            modules: Vec::new(),
+            ring0: Ring0::default(),
+            cpu_model: None,
+        }
+    }
+}
+
+/// Why a machine could not be made or run. What its image does wrong is an [`End`].
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ForeignError {
+    /// The image cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Memory could not be made.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// KVM refused.
+    #[error("cannot run a virtual CPU")]
+    Vcpu(#[from] VcpuError),
+}
+
+/// How a machine's run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The image ended its machine.
+    Power(Power),
+    /// It halted with interrupts off: it waits for nothing.
+    Halted,
+    /// It waits for an interrupt that no device will raise.
+    Idle,
+    /// An exception that it could not handle, nor the ones that came of it.
+    TripleFault {
+        /// The first of them: vector, error code, RIP, and for a page fault the address. Without the
+        /// monitor only RIP is known.
+        first: Option<Exception>,
+        /// RIP.
+        rip: u64,
+    },
+    /// Time is up.
+    Deadline,
+    /// The caller wanted it to stop.
+    Stopped,
+    /// It cannot go on, for a reason that is the host's or the monitor's.
+    Stuck {
+        /// Which.
+        reason: String,
+    },
+}
+
+/// An exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Its vector.
+    pub vector: u8,
+    /// Its error code, 0 if it has none.
+    pub code: u32,
+    /// For a page fault: the address.
+    pub address: u64,
+}
+
+/// What a machine is connected to while it runs.
+pub trait Outside {
+    /// The machine has written this to its console.
+    fn console(&mut self, bytes: &[u8]);
+
+    /// What was typed, at most `room` bytes of it.
+    fn typed(&mut self, room: usize) -> Vec<u8>;
+
+    /// Whether something will still be typed.
+    fn listens(&self) -> bool;
+
+    /// Whether the run is to end now.
+    fn stopped(&self) -> bool;
+}
+
+/// Nobody: what is written to the console is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorder {
+    /// What was written.
+    pub console: Vec<u8>,
+}
+
+/// Bytes of console that a [`Recorder`] keeps, at most.
+const RECORDED_MAX: usize = 1 << 20;
+
+impl Outside for Recorder {
+    fn console(&mut self, bytes: &[u8]) {
+        let room = RECORDED_MAX - self.console.len();
+        self.console.extend_from_slice(&bytes[..room.min(bytes.len())]);
+    }
+    fn typed(&mut self, _room: usize) -> Vec<u8> {
+        Vec::new()
+    }
+    fn listens(&self) -> bool {
+        false
+    }
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+/// How long the machine runs at most before the outside is looked at.
+const SLICE: Duration = Duration::from_millis(50);
+/// Bytes of terminal input offered at once.
+const TYPED_MAX: usize = 16;
+
+/// One machine.
+#[derive(Debug)]
+pub struct Machine {
+    // In the order in which they must go: the vCPU before its VM, both before the memory that KVM has
+    // the addresses of.
+    cpu: Cpu,
+    fd: VmFd,
+    memory: GuestMemory,
+    // What is behind RAM; none for a fork.
+    file: Option<File>,
+    bus: Bus,
+    protocol: Protocol,
+    code: Vec<Range<u64>>,
+}
+
+impl Machine {
+    /// Loads `image`, which is called `name`, into a new machine.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignError`], when image, sizes or host are to blame.
+    pub fn boot(kvm: &Kvm, name: &str, image: &[u8], config: &Config) -> Result<Self, ForeignError> {
+        let request = Request {
+            image,
+            name,
+            append: &config.append,
+            initrd: config.initrd.as_deref(),
+            modules: &config.modules,
+            memory_bytes: config.memory_bytes,
+            profile: config.profile,
+        };
+        let loaded = loader::load(&request)?;
+        let (mut memory, file) = GuestMemory::for_boot(config.memory_bytes, monitor::WINDOWS_BYTES)?;
+        for piece in &loaded.pieces {
+            memory.write(Gpa(piece.at), &piece.bytes).expect("the loader checked that it fits");
+        }
+        let error = |source| VcpuError { ioctl: "KVM_CREATE_VM", source };
+        let fd = kvm.fd.create_vm().map_err(|e| error(e.into()))?;
+        set_slots(&fd, &memory)?;
+        let model = config.cpu_model.unwrap_or(kvm.caps().cpu_model);
+        let cpu = if uses_monitor(kvm, config.ring0)? {
+            let mut monitor = Monitor::create(&fd, &mut memory, Cpuid::new(model), &loaded.start)?;
+            monitor.prepare_code(&mut memory, &loaded.code);
+            Cpu::Monitored(Box::new(monitor))
+        } else {
+            Cpu::native(&fd, Cpuid::new(model), &loaded.start)?
+        };
+        let bus = Bus::new(config.profile, config.memory_bytes);
+        Ok(Self { cpu, fd, memory, file: Some(file), bus, protocol: loaded.protocol, code: loaded.code })
+    }
+
+    /// How the image was started.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Guest-physical ranges that the image's file says are code.
+    #[must_use]
+    pub fn code(&self) -> &[Range<u64>] {
+        &self.code
+    }
+
+    /// What the monitor did; `None` when the CPU is run natively.
+    #[must_use]
+    pub fn monitor_stats(&self) -> Option<MonitorStats> {
+        self.cpu.monitor_stats()
+    }
+
+    /// Ports that were used though nothing is there, and how often.
+    pub fn unknown_ports(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        self.bus.unknown_ports().iter().map(|(&port, &count)| (port, count))
+    }
+
+    /// The machine's memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Runs for at most `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignError`], when the host is to blame; whatever the image does is an [`End`].
+    pub fn run(&mut self, deadline: Duration, outside: &mut dyn Outside) -> Result<End, ForeignError> {
+        let began = Instant::now();
+        let began_ns = self.bus.now_ns();
+        let clock = |began: Instant| {
+            let elapsed = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            began_ns.saturating_add(elapsed)
+        };
+        let end = loop {
+            self.bus.advance(clock(began));
+            self.show(outside);
+            self.type_in(outside);
+            if outside.stopped() {
+                break End::Stopped;
+            }
+            let left = deadline.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break End::Deadline;
+            }
+            let slice_end = self.bus.now_ns() + u64::try_from(left.min(SLICE).as_nanos()).unwrap_or(u64::MAX);
+            if let Some(end) = self.run_slice(slice_end, &|| clock(began), outside)? {
+                break end;
+            }
+        };
+        self.show(outside);
+        // A machine that boots is not put back: what the host wrote need not be remembered.
+        self.memory.forget_host_writes();
+        Ok(end)
+    }
+
+    /// Runs until `slice_end`, or until the machine ends.
+    fn run_slice(
+        &mut self,
+        slice_end: u64,
+        clock: &dyn Fn() -> u64,
+        outside: &mut dyn Outside,
+    ) -> Result<Option<End>, ForeignError> {
+        loop {
+            let now = clock();
+            self.bus.advance(now);
+            if now >= slice_end {
+                return Ok(None);
+            }
+            let offered = self.cpu_offer()?;
+            if let Some(end) = self.ended(offered) {
+                return Ok(Some(end));
+            }
+            let next = self.bus.next_event_ns().unwrap_or(u64::MAX).min(slice_end);
+            self.cpu.vcpu().arm(Duration::from_nanos(next.saturating_sub(now).max(1)));
+            let stop = self.cpu.step(&self.fd, &mut self.memory, &mut self.bus);
+            self.cpu.vcpu().disarm();
+            let stop = stop?;
+            if let Some(power) = self.bus.power() {
+                return Ok(Some(End::Power(power)));
+            }
+            if stop == Stop::Halt {
+                if !self.cpu.wakes_up() {
+                    return Ok(Some(End::Halted));
+                }
+                if self.wait(slice_end, clock, outside) {
+                    return Ok(Some(End::Idle));
+                }
+                continue;
+            }
+            if let Some(end) = self.ended(stop) {
+                return Ok(Some(end));
+            }
+            if self.bus.serial().has_output() {
+                self.show(outside);
+                // What is stopped by what it writes is stopped right behind that.
+                if outside.stopped() {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn cpu_offer(&mut self) -> Result<Stop, ForeignError> {
+        Ok(self.cpu.offer_interrupt(&mut self.memory, &mut self.bus)?)
+    }
+
+    /// What `stop` ends, if anything.
+    fn ended(&self, stop: Stop) -> Option<End> {
+        match stop {
+            Stop::Again | Stop::Halt => None,
+            Stop::TripleFault { vector, code, rip, address } => {
+                Some(End::TripleFault { first: Some(Exception { vector, code, address }), rip })
+            }
+            Stop::Shutdown { rip } => Some(End::TripleFault { first: None, rip }),
+            Stop::Stuck(reason) => Some(End::Stuck { reason }),
+        }
+    }
+
+    /// Lets time pass for a CPU that has halted; says whether it would wait for ever.
+    fn wait(&mut self, slice_end: u64, clock: &dyn Fn() -> u64, outside: &mut dyn Outside) -> bool {
+        self.show(outside);
+        loop {
+            let now = clock();
+            self.bus.advance(now);
+            if self.bus.interrupt_is_pending() || now >= slice_end {
+                return false;
+            }
+            let next = self.bus.next_event_ns();
+            if next.is_none() && !outside.listens() {
+                return true;
+            }
+            let until = next.unwrap_or(u64::MAX).min(slice_end);
+            std::thread::sleep(Duration::from_nanos(until.saturating_sub(now)));
+        }
+    }
+
+    fn show(&mut self, outside: &mut dyn Outside) {
+        if self.bus.serial().has_output() {
+            outside.console(&self.bus.serial().take_output());
+        }
+    }
+
+    fn type_in(&mut self, outside: &mut dyn Outside) {
+        let room = self.bus.serial().room().min(TYPED_MAX);
+        if room > 0 {
+            let typed = outside.typed(room);
+            self.bus.serial().receive(&typed);
+        }
+    }
+}
+
+fn set_slots(fd: &VmFd, memory: &GuestMemory) -> Result<(), VcpuError> {
+    let error = |source| VcpuError { ioctl: "KVM_SET_USER_MEMORY_REGION", source };
+    // SAFETY: callers make `memory` and `fd` fields of one struct, `memory` behind `fd` and the vCPU, so
+    // that it is dropped last; until then they drop `fd` before `memory`.
+    unsafe { slots::set(fd, RAM_SLOT, &memory.ram, 0) }.map_err(error)?;
+    // SAFETY: as above.
+    unsafe { slots::set(fd, WINDOWS_SLOT, &memory.windows, 0) }.map_err(error)
+}
+
+fn uses_monitor(kvm: &Kvm, ring0: Ring0) -> Result<bool, VcpuError> {
+    Ok(match ring0 {
+        Ring0::Native => false,
+        Ring0::Monitor => true,
+        Ring0::Auto => !runs_ring0(kvm)?,
+    })
+}
+
+/// Whether `image` says of itself that it is a kernel: a bzImage, or a file with a multiboot header or
+/// a PVH note. Images for Firecracker do not: they look like any other ELF file.
+#[must_use]
+pub fn is_kernel(image: &[u8]) -> bool {
+    loader::is_kernel(image)
+}
+
+/// Whether KVM runs CPL 0 natively: one of the instructions that its emulator does not know is tried.
+///
+/// # Errors
+///
+/// [`VcpuError`], when there can be no VM.
+pub fn runs_ring0(kvm: &Kvm) -> Result<bool, VcpuError> {
+    // mov eax, cr4; or eax, 0x600; mov cr4, eax; pxor xmm0, xmm0; hlt
+    const CODE: [u8; 16] =
+        [0x0f, 0x20, 0xe0, 0x0d, 0, 6, 0, 0, 0x0f, 0x22, 0xe0, 0x66, 0x0f, 0xef, 0xc0, 0xf4];
+    const AT: u64 = 0x1000;
+    let memory = |e: MemoryError| VcpuError { ioctl: "mmap", source: std::io::Error::other(e) };
+    let bytes = crate::memory::MEMORY_BYTES_MIN;
+    let (mut memory, _file) = GuestMemory::for_boot(bytes, crate::addr::PAGE_BYTES).map_err(memory)?;
+    memory.write(Gpa(AT), &CODE).expect("the memory is larger");
+    let error = |source| VcpuError { ioctl: "KVM_CREATE_VM", source };
+    let fd = kvm.fd.create_vm().map_err(|e| error(e.into()))?;
+    set_slots(&fd, &memory)?;
+    let start = Start { rip: AT, code: 8, data: 16, ..Start::default() };
+    let cpu = Cpu::native(&fd, Cpuid::new(kvm.caps().cpu_model), &start)?;
+    let mut probe = Probe { cpu, fd, memory, bus: Bus::new(Profile::Pc, bytes) };
+    probe.cpu.vcpu().arm(Duration::from_secs(1));
+    let stop = probe.cpu.step(&probe.fd, &mut probe.memory, &mut probe.bus);
+    probe.cpu.vcpu().disarm();
+    Ok(stop? == Stop::Halt)
+}
+
+/// What [`runs_ring0`] runs, in the order in which it must go.
+struct Probe {
+    cpu: Cpu,
+    fd: VmFd,
+    memory: GuestMemory,
+    bus: Bus,
+}

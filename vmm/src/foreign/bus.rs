@@ -1,0 +1,271 @@
+//! What is behind ports and device memory, and the interrupt lines.
+//!
+//! Both ways to run an image, natively and under the monitor, end here. Nothing in it knows KVM.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Profile;
+use super::devices::pic::Pic;
+use super::devices::pit::Pit;
+use super::devices::rtc::Rtc;
+use super::devices::serial::{Serial, SerialImage};
+
+/// How an image ended its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Power {
+    /// It switched it off.
+    Off,
+    /// It reset it; a machine here does not start again.
+    Reset,
+    /// It wrote this to the debug-exit port.
+    DebugExit(u32),
+}
+
+const IRQ_TIMER: u8 = 0;
+const IRQ_COM1: u8 = 4;
+
+/// Ports of devices that are not there, at most this many of them, are remembered with how often they
+/// were used.
+const UNKNOWN_MAX: usize = 64;
+
+/// The devices.
+#[derive(Debug)]
+pub(crate) struct Bus {
+    profile: Profile,
+    now_ns: u64,
+    serial: Serial,
+    pic: Pic,
+    pit: Pit,
+    rtc: Rtc,
+    pci_address: u32,
+    power: Option<Power>,
+    unknown: BTreeMap<u16, u64>,
+}
+
+/// What a [`Bus`] remembers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BusImage {
+    profile: Profile,
+    now_ns: u64,
+    serial: SerialImage,
+    pic: Pic,
+    pit: Pit,
+    rtc: Rtc,
+    pci_address: u32,
+}
+
+impl Bus {
+    pub(crate) fn new(profile: Profile, memory_bytes: u64) -> Self {
+        Self {
+            profile,
+            now_ns: 0,
+            serial: Serial::new(),
+            pic: Pic::new(),
+            pit: Pit::new(),
+            rtc: Rtc::new(memory_bytes),
+            pci_address: 0,
+            power: None,
+            unknown: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn restore(image: &BusImage) -> Self {
+        Self {
+            profile: image.profile,
+            now_ns: image.now_ns,
+            serial: Serial::restore(&image.serial),
+            pic: image.pic,
+            pit: image.pit,
+            rtc: image.rtc.clone(),
+            pci_address: image.pci_address,
+            power: None,
+            unknown: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn image(&self) -> BusImage {
+        BusImage {
+            profile: self.profile,
+            now_ns: self.now_ns,
+            serial: self.serial.image(),
+            pic: self.pic,
+            pit: self.pit,
+            rtc: self.rtc.clone(),
+            pci_address: self.pci_address,
+        }
+    }
+
+    /// It is now `now_ns` nanoseconds after the machine began. Time does not go back.
+    pub(crate) fn advance(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        if self.pit.take_due(self.now_ns) > 0 {
+            self.pic.pulse(IRQ_TIMER);
+        }
+    }
+
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    /// When a device will raise an interrupt by itself.
+    pub(crate) fn next_event_ns(&self) -> Option<u64> {
+        self.pit.next_due()
+    }
+
+    pub(crate) fn interrupt_is_pending(&mut self) -> bool {
+        if self.serial.take_edge() {
+            self.pic.pulse(IRQ_COM1);
+        }
+        self.pic.is_pending()
+    }
+
+    /// The vector of the interrupt that waits; the controller takes it as delivered.
+    pub(crate) fn acknowledge(&mut self) -> Option<u8> {
+        self.pic.acknowledge()
+    }
+
+    pub(crate) fn power(&self) -> Option<Power> {
+        self.power
+    }
+
+    pub(crate) fn serial(&mut self) -> &mut Serial {
+        &mut self.serial
+    }
+
+    /// Ports that were used though nothing is there, and how often.
+    pub(crate) fn unknown_ports(&self) -> &BTreeMap<u16, u64> {
+        &self.unknown
+    }
+
+    fn note_unknown(&mut self, port: u16) {
+        if self.unknown.len() < UNKNOWN_MAX || self.unknown.contains_key(&port) {
+            *self.unknown.entry(port).or_default() += 1;
+        }
+    }
+
+    /// Reads `size` (1, 2 or 4) bytes from `port`.
+    pub(crate) fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        let pc = self.profile == Profile::Pc;
+        let byte = match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 => self.pic.read(port),
+            0x40..=0x43 => self.pit.read(port, self.now_ns),
+            0x60 | 0x64 => 0, // i8042: nothing typed, ready for a command
+            0x61 => self.pit.read_gate(self.now_ns),
+            0x71 => self.rtc.read(self.now_ns),
+            0x92 => 2, // A20 is on
+            0x3f8..=0x3ff => self.serial.read((port - 0x3f8) as u8),
+            0xe9 if pc => 0xe9, // how a debug console says that it is one
+            0xcf8 if pc && size == 4 => return self.pci_address,
+            // No device on any bus.
+            0xcf8..=0xcff if pc => return u32::MAX,
+            _ => {
+                self.note_unknown(port);
+                return u32::MAX;
+            }
+        };
+        // A byte-wide device on a wider access: the rest of the bus floats.
+        u32::from(byte) | if size > 1 { 0xffff_ff00 } else { 0 }
+    }
+
+    /// Writes the low `size` bytes of `value` to `port`.
+    pub(crate) fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        let pc = self.profile == Profile::Pc;
+        let byte = value as u8;
+        match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 => self.pic.write(port, byte),
+            0x40..=0x43 => self.pit.write(port, byte, self.now_ns),
+            0x61 => self.pit.write_gate(byte, self.now_ns),
+            0x64 if byte == 0xfe => self.power = Some(Power::Reset),
+            0x60 | 0x64 | 0x80 | 0x92 | 0xed => {}
+            0x70 => self.rtc.select(byte),
+            0x71 => self.rtc.write(byte),
+            0x3f8..=0x3ff => {
+                // 16-bit writes reach two registers, as on the ISA bus.
+                for (i, byte) in value.to_le_bytes().iter().take(size.into()).enumerate() {
+                    let register = (port - 0x3f8) as u8 + i as u8;
+                    if register < 8 {
+                        self.serial.write(register, *byte);
+                    }
+                }
+            }
+            0xe9 if pc => self.serial.write_plain(byte),
+            // isa-debug-exit at QEMU's usual address, and at Solo5's.
+            0xf4 | 0x501 if pc => self.power = Some(Power::DebugExit(value)),
+            // PM1a control of QEMU's PIIX4 and Q35, of Bochs and old QEMU, of VirtualBox: SLP_EN.
+            0x604 | 0xb004 | 0x4004 if pc && value & 0x2000 != 0 => self.power = Some(Power::Off),
+            0xcf9 if pc && size == 1 => {
+                if byte & 4 != 0 {
+                    self.power = Some(Power::Reset);
+                }
+            }
+            0xcf8 if pc && size == 4 => self.pci_address = value,
+            0xcf8..=0xcff if pc => {}
+            _ => self.note_unknown(port),
+        }
+    }
+
+    /// Reads device memory, where nothing is yet.
+    pub(crate) fn memory_read(&mut self, _at: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    /// Writes device memory.
+    pub(crate) fn memory_write(&mut self, _at: u64, _data: &[u8]) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_can_be_switched_off_in_each_of_the_usual_ways() {
+        for (port, size, value, power) in [
+            (0x604, 2, 0x2000, Power::Off),
+            (0xb004, 2, 0x2000, Power::Off),
+            (0x64, 1, 0xfe, Power::Reset),
+            (0xcf9, 1, 0x06, Power::Reset),
+            (0xf4, 4, 7, Power::DebugExit(7)),
+            (0x501, 2, 41, Power::DebugExit(41)),
+        ] {
+            let mut bus = Bus::new(Profile::Pc, 64 << 20);
+            bus.port_write(port, size, value);
+            assert_eq!(bus.power(), Some(power), "{port:#x}");
+        }
+        let mut bus = Bus::new(Profile::Firecracker, 64 << 20);
+        bus.port_write(0x604, 2, 0x2000);
+        assert_eq!(bus.power(), None, "Firecracker has no such port");
+        bus.port_write(0x64, 1, 0xfe);
+        assert_eq!(bus.power(), Some(Power::Reset));
+    }
+
+    #[test]
+    fn no_pci_device_answers_and_the_address_register_keeps_what_was_written() {
+        let mut bus = Bus::new(Profile::Pc, 64 << 20);
+        bus.port_write(0xcf8, 4, 0x8000_0000);
+        assert_eq!(bus.port_read(0xcf8, 4), 0x8000_0000);
+        assert_eq!(bus.port_read(0xcfc, 4), u32::MAX);
+        assert_eq!(bus.port_read(0xcfe, 2) as u16, u16::MAX);
+    }
+
+    #[test]
+    fn a_copy_of_the_devices_goes_on_as_they_do() {
+        let mut bus = Bus::new(Profile::Pc, 64 << 20);
+        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe)] {
+            bus.port_write(port, 1, value);
+        }
+        for (port, value) in [(0x43, 0x34), (0x40, 0), (0x40, 0x10)] {
+            bus.port_write(port, 1, value);
+        }
+        bus.advance(1_000_000);
+        let mut copy = Bus::restore(&bus.image());
+        assert_eq!(copy.image(), bus.image());
+        for bus in [&mut bus, &mut copy] {
+            bus.advance(bus.next_event_ns().unwrap());
+            assert!(bus.interrupt_is_pending());
+            assert_eq!(bus.acknowledge(), Some(0x20));
+        }
+        assert_eq!(copy.image(), bus.image());
+    }
+}

@@ -1,0 +1,238 @@
+//! The CPU of a foreign machine, however it is run: at CPL 0 by KVM, or at CPL 3 by the monitor.
+
+use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment};
+use kvm_ioctls::VmFd;
+use serde::{Deserialize, Serialize};
+
+use super::bus::Bus;
+use super::cpuid::Cpuid;
+use super::monitor::state::{CODE32, CODE64, CS, DATA, DS, ES, FS, GS, SS, Segment, TASK, Table, Virtual};
+use super::monitor::{Monitor, MonitorStats};
+use crate::memory::GuestMemory;
+use crate::vcpu::enter::{Devices, Stopped};
+use crate::vcpu::{Vcpu, VcpuError};
+
+/// The state in which a boot protocol enters an image. Interrupts are off and segments are flat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Where.
+    pub rip: u64,
+    /// Its stack; 0 where the protocol promises none.
+    pub rsp: u64,
+    /// Registers that the protocol uses.
+    pub rax: u64,
+    /// As `rax`.
+    pub rbx: u64,
+    /// As `rax`.
+    pub rsi: u64,
+    /// Page tables, for an image that begins in long mode; else it begins in protected mode without paging.
+    pub cr3: Option<u64>,
+    /// Address and limit of a GDT, for selectors [`Self::code`] and [`Self::data`].
+    pub gdt: (u64, u16),
+    /// CS.
+    pub code: u16,
+    /// The other segment registers.
+    pub data: u16,
+}
+
+const CR0: u64 = 0x11; // ET PE
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LONG: u64 = 0x500; // LMA LME
+
+impl Start {
+    /// What the monitor knows of a CPU in this state.
+    pub(crate) fn cpu(&self) -> Virtual {
+        let mut cpu = Virtual::default();
+        cpu.paging.cr0 = CR0;
+        if let Some(cr3) = self.cr3 {
+            cpu.paging.cr0 |= CR0_PG;
+            cpu.paging.cr3 = cr3;
+            cpu.paging.cr4 = CR4_PAE;
+            cpu.paging.efer = EFER_LONG;
+        }
+        let code = if self.cr3.is_some() { CODE64 } else { CODE32 };
+        for index in [ES, SS, DS, FS, GS] {
+            cpu.segments[index] = Segment::flat(self.data, DATA);
+        }
+        cpu.segments[CS] = Segment::flat(self.code, code);
+        cpu.task = Segment { limit: 0xffff, attributes: TASK, ..Segment::default() };
+        cpu.gdt = Table { base: self.gdt.0, limit: self.gdt.1 };
+        cpu.xcr0 = 1;
+        cpu
+    }
+}
+
+/// Why a CPU stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// For something that has been dealt with, or because time is up.
+    Again,
+    /// It waits for an interrupt.
+    Halt,
+    /// An exception that could not be delivered, nor the one that came of it.
+    TripleFault { vector: u8, code: u32, rip: u64, address: u64 },
+    /// A triple fault that KVM tells nothing more about.
+    Shutdown { rip: u64 },
+    /// The host cannot go on with it.
+    Stuck(String),
+}
+
+/// A vCPU at CPL 0, and the `cpuid` that it was given.
+#[derive(Debug)]
+pub(crate) struct Native {
+    vcpu: Vcpu,
+    cpuid: Cpuid,
+}
+
+/// A CPU.
+#[derive(Debug)]
+pub(crate) enum Cpu {
+    /// At CPL 0, as KVM runs it.
+    Native(Box<Native>),
+    /// At CPL 3.
+    Monitored(Box<Monitor>),
+}
+
+impl Devices for Bus {
+    fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        Self::port_read(self, port, size)
+    }
+    fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        Self::port_write(self, port, size, value);
+    }
+    fn memory_read(&mut self, at: u64, data: &mut [u8]) {
+        Self::memory_read(self, at, data);
+    }
+    fn memory_write(&mut self, at: u64, data: &[u8]) {
+        Self::memory_write(self, at, data);
+    }
+}
+
+impl Cpu {
+    /// A vCPU of `vm` at CPL 0 that begins as `start` says.
+    pub(crate) fn native(vm: &VmFd, cpuid: Cpuid, start: &Start) -> Result<Self, VcpuError> {
+        let mut vcpu = Vcpu::create_with(vm, cpuid.model(), &cpuid.table(false))?;
+        let cpuid = cpuid.with_tsc_khz(vcpu.tsc_khz());
+        vcpu.set_cpuid(&cpuid.table(false))?;
+        vcpu.refresh_all()?;
+        let (regs, sregs) = vcpu.both_mut();
+        *regs = kvm_regs {
+            rip: start.rip,
+            rsp: start.rsp,
+            rax: start.rax,
+            rbx: start.rbx,
+            rsi: start.rsi,
+            rflags: 2,
+            ..Default::default()
+        };
+        let data = kvm_segment {
+            limit: u32::MAX,
+            selector: start.data,
+            type_: 3,
+            present: 1,
+            db: 1,
+            s: 1,
+            g: 1,
+            ..Default::default()
+        };
+        let long = start.cr3.is_some();
+        sregs.cs =
+            kvm_segment { selector: start.code, type_: 11, db: u8::from(!long), l: u8::from(long), ..data };
+        (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
+        sregs.gdt = kvm_dtable { base: start.gdt.0, limit: start.gdt.1, ..Default::default() };
+        sregs.idt = kvm_dtable::default();
+        sregs.cr0 = CR0;
+        if let Some(cr3) = start.cr3 {
+            (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0 | CR0_PG, cr3, CR4_PAE, EFER_LONG);
+        }
+        vcpu.store()?;
+        Ok(Self::Native(Box::new(Native { vcpu, cpuid })))
+    }
+
+    pub(crate) fn vcpu(&mut self) -> &mut Vcpu {
+        match self {
+            Self::Native(native) => &mut native.vcpu,
+            Self::Monitored(monitor) => monitor.vcpu(),
+        }
+    }
+
+    /// What `cpuid` returns.
+    pub(crate) fn cpuid(&self) -> Cpuid {
+        match self {
+            Self::Native(native) => native.cpuid,
+            Self::Monitored(monitor) => monitor.cpuid(),
+        }
+    }
+
+    pub(crate) fn monitor_stats(&self) -> Option<MonitorStats> {
+        match self {
+            Self::Native(_) => None,
+            Self::Monitored(monitor) => Some(monitor.stats()),
+        }
+    }
+
+    /// Hands the guest an interrupt that waits, if it takes one; else sees to it that it stops when it
+    /// would.
+    pub(crate) fn offer_interrupt(
+        &mut self,
+        memory: &mut GuestMemory,
+        bus: &mut Bus,
+    ) -> Result<Stop, VcpuError> {
+        let pending = bus.interrupt_is_pending();
+        match self {
+            Self::Native(native) => {
+                let vcpu = &mut native.vcpu;
+                let accepts = vcpu.accepts_interrupts();
+                vcpu.want_interrupt_window(pending && !accepts);
+                if pending
+                    && accepts
+                    && let Some(vector) = bus.acknowledge()
+                {
+                    vcpu.inject(vector)?;
+                }
+                Ok(Stop::Again)
+            }
+            Self::Monitored(monitor) => {
+                if pending
+                    && monitor.accepts_interrupts()
+                    && let Some(vector) = bus.acknowledge()
+                {
+                    return Ok(monitor.interrupt(memory, bus, vector));
+                }
+                Ok(Stop::Again)
+            }
+        }
+    }
+
+    /// Whether interrupts can end a halt.
+    pub(crate) fn wakes_up(&mut self) -> bool {
+        self.vcpu().regs_mut().rflags >> 9 & 1 != 0
+    }
+
+    /// Runs until something happens, and deals with it if it is a device's or the monitor's.
+    pub(crate) fn step(
+        &mut self,
+        vm: &VmFd,
+        memory: &mut GuestMemory,
+        bus: &mut Bus,
+    ) -> Result<Stop, VcpuError> {
+        match self {
+            Self::Monitored(monitor) => monitor.step(vm, memory, bus),
+            Self::Native(native) => {
+                let vcpu = &mut native.vcpu;
+                let stopped = vcpu.enter(bus);
+                let rip = vcpu.regs_mut().rip;
+                Ok(match stopped {
+                    Stopped::Device | Stopped::Kicked => Stop::Again,
+                    Stopped::Halt => Stop::Halt,
+                    Stopped::Shutdown => Stop::Shutdown { rip },
+                    Stopped::NotEmulated => Stop::Stuck(format!(
+                        "KVM emulates CPL 0 here, and does not know the instruction at {rip:#x}; `--ring0 monitor` runs the image at CPL 3"
+                    )),
+                    Stopped::Stuck(reason) => Stop::Stuck(reason),
+                })
+            }
+        }
+    }
+}

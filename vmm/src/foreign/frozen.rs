@@ -1,0 +1,138 @@
+//! A foreign machine, frozen: what forks of it begin with.
+
+use std::sync::Arc;
+
+use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_segment, kvm_sregs};
+use serde::{Deserialize, Serialize};
+
+use super::bus::{Bus, BusImage};
+use super::cpu::{Cpu, Start};
+use super::cpuid::Cpuid;
+use super::monitor::Monitor;
+use super::monitor::state::Virtual;
+use super::{ForeignError, Machine, Protocol, set_slots};
+use crate::caps::Kvm;
+use crate::memory::{GuestMemory, MemoryError, MemoryImage};
+use crate::sys::memfd;
+use crate::vcpu::{CoreState, VcpuError, VcpuState};
+
+/// All of a machine but its memory: plain data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineState {
+    pub(crate) bus: BusImage,
+    pub(crate) cpuid: Cpuid,
+    pub(crate) vcpu: VcpuState,
+    /// What the monitor knows of the CPU; `None` when it is run natively.
+    pub(crate) monitor: Option<Virtual>,
+}
+
+/// One machine, frozen. It never changes; forks map its memory copy-on-write.
+#[derive(Debug)]
+pub struct Frozen {
+    memory: MemoryImage,
+    state: MachineState,
+    protocol: Protocol,
+}
+
+impl Machine {
+    /// All of the machine but its memory, as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignError::Vcpu`].
+    pub fn state(&mut self) -> Result<MachineState, ForeignError> {
+        let monitored = self.cpu.monitor_stats().is_some();
+        let vcpu = self.cpu.vcpu();
+        // The monitor's changes to registers have not reached KVM, which is still in a stub.
+        let core = if monitored { vcpu.core() } else { vcpu.settled_core() };
+        let mut saved = vcpu.save(core)?;
+        vcpu.load(&core)?;
+        let monitor = match &self.cpu {
+            Cpu::Native(_) => None,
+            Cpu::Monitored(monitor) => {
+                // The real CPU's tables, segments and events are the monitor's own affair.
+                let base = |base| kvm_segment { base, ..kvm_segment::default() };
+                let sregs = core.sregs;
+                let sregs =
+                    kvm_sregs { fs: base(sregs.fs.base), gs: base(sregs.gs.base), ..kvm_sregs::default() };
+                saved.core = CoreState { regs: core.regs, sregs, ..CoreState::default() };
+                saved.debug = kvm_debugregs::default();
+                saved.msrs.clear();
+                Some(monitor.cpu().clone())
+            }
+        };
+        Ok(MachineState { bus: self.bus.image(), cpuid: self.cpu.cpuid(), vcpu: saved, monitor })
+    }
+
+    /// Freezes the machine.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignError`], when the host is to blame.
+    pub fn freeze(mut self) -> Result<Frozen, ForeignError> {
+        let state = self.state()?;
+        let Self { cpu, fd, memory, file, protocol, .. } = self;
+        let bytes = memory.len();
+        drop((cpu, fd));
+        let frozen = match file {
+            Some(file) => {
+                drop(memory);
+                file
+            }
+            // A fork: its memory is its own, and is copied.
+            None => {
+                let file = memfd::create(c"unifork-memory", bytes).map_err(|source| MemoryError::Io {
+                    op: "make a file of",
+                    bytes,
+                    source,
+                })?;
+                memory.copy_to(&file)?;
+                file
+            }
+        };
+        memfd::seal(&frozen).map_err(|source| MemoryError::Io { op: "seal", bytes, source })?;
+        let memory = MemoryImage::map(frozen, 0, bytes)?;
+        Ok(Frozen { memory, state, protocol })
+    }
+}
+
+impl Frozen {
+    /// What the machine was besides its memory.
+    #[must_use]
+    pub fn state(&self) -> &MachineState {
+        &self.state
+    }
+
+    /// A machine that goes on where this one was frozen.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignError`], when the host is to blame.
+    pub fn fork(self: &Arc<Self>, kvm: &Kvm) -> Result<Machine, ForeignError> {
+        let mut memory = GuestMemory::for_fork(&self.memory, super::monitor::WINDOWS_BYTES)?;
+        let error = |source| VcpuError { ioctl: "KVM_CREATE_VM", source };
+        let fd = kvm.fd.create_vm().map_err(|e| error(e.into()))?;
+        set_slots(&fd, &memory)?;
+        let state = &self.state;
+        let start = Start::default();
+        let cpu = match &state.monitor {
+            Some(known) => {
+                let mut monitor = Monitor::create(&fd, &mut memory, state.cpuid, &start)?;
+                monitor.resume(known.clone(), &state.vcpu)?;
+                Cpu::Monitored(Box::new(monitor))
+            }
+            None => {
+                let mut cpu = Cpu::native(&fd, state.cpuid, &start)?;
+                cpu.vcpu().restore(&state.vcpu)?;
+                cpu
+            }
+        };
+        let bus = Bus::restore(&state.bus);
+        Ok(Machine { cpu, fd, memory, file: None, bus, protocol: self.protocol, code: Vec::new() })
+    }
+}
+
+/// What of the real registers belongs to a monitored guest.
+pub(super) fn guest_registers(vcpu: &VcpuState) -> (kvm_regs, u64, u64) {
+    (vcpu.core.regs, vcpu.core.sregs.fs.base, vcpu.core.sregs.gs.base)
+}

@@ -1,0 +1,316 @@
+//! Each protocol on small images made here, and each parser on images that somebody broke on purpose.
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::*;
+
+const MEMORY: u64 = 64 << 20;
+const CODE: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
+
+/// An ELF file with one segment at 1 MiB, which begins with `front`, and a note.
+#[derive(Clone, Default)]
+struct ElfFile {
+    is_64: bool,
+    front: Vec<u8>,
+    pvh: Option<Vec<u8>>,
+}
+
+impl ElfFile {
+    fn build(&self) -> Vec<u8> {
+        let word = if self.is_64 { 8 } else { 4 };
+        let (header_bytes, program_bytes) = if self.is_64 { (64, 56) } else { (52, 32) };
+        let programs = 1 + u64::from(self.pvh.is_some());
+        let mut note = Vec::new();
+        if let Some(entry) = &self.pvh {
+            for value in [4, entry.len() as u32, 18] {
+                note.extend(value.to_le_bytes());
+            }
+            note.extend(b"Xen\0");
+            note.extend(entry);
+        }
+        let note_at = header_bytes + programs * program_bytes;
+        let body_at = (note_at + note.len() as u64).next_multiple_of(16);
+        let mut body = self.front.clone();
+        body.extend(CODE);
+        let mut out = vec![0x7f, b'E', b'L', b'F', if self.is_64 { 2 } else { 1 }, 1, 1];
+        out.resize(16, 0);
+        let put = |out: &mut Vec<u8>, value: u64, bytes: usize| out.extend(&value.to_le_bytes()[..bytes]);
+        put(&mut out, 2, 2);
+        put(&mut out, if self.is_64 { 62 } else { 3 }, 2);
+        put(&mut out, 1, 4);
+        put(&mut out, 0x10_0000 + self.front.len() as u64, word);
+        put(&mut out, header_bytes, word);
+        put(&mut out, 0, word);
+        for (value, bytes) in
+            [(0, 4), (header_bytes, 2), (program_bytes, 2), (programs, 2), (0, 2), (0, 2), (0, 2)]
+        {
+            put(&mut out, value, bytes);
+        }
+        let mut program = |kind: u64, at: u64, address: u64, file: u64, memory: u64| {
+            put(&mut out, kind, 4);
+            if self.is_64 {
+                put(&mut out, 7, 4);
+            }
+            for value in [at, address, address, file, memory] {
+                put(&mut out, value, word);
+            }
+            if !self.is_64 {
+                put(&mut out, 7, 4);
+            }
+            put(&mut out, 4, word);
+        };
+        program(1, body_at, 0x10_0000, body.len() as u64, 0x3000);
+        if self.pvh.is_some() {
+            program(4, note_at, 0, note.len() as u64, note.len() as u64);
+        }
+        out.extend(&note);
+        out.resize(body_at as usize, 0);
+        out.extend(&body);
+        out
+    }
+}
+
+fn multiboot_header(flags: u32, fields: &[u32]) -> Vec<u8> {
+    let checksum = 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags);
+    let words = [&[0x1bad_b002, flags, checksum], fields].concat();
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn multiboot_elf32() -> Vec<u8> {
+    ElfFile { front: multiboot_header(3, &[]), ..ElfFile::default() }.build()
+}
+
+/// As Solo5 links its virtio images: ELF64, with address fields.
+fn multiboot_elf64() -> Vec<u8> {
+    let front = multiboot_header(0x1_0003, &[0x10_0000, 0x10_0000, 0, 0x10_4000, 0x10_0020]);
+    ElfFile { is_64: true, front, pvh: None }.build()
+}
+
+fn pvh(is_64: bool, wide: bool) -> Vec<u8> {
+    let mut entry = 0x10_0000u32.to_le_bytes().to_vec();
+    entry.resize(if wide { 8 } else { 4 }, 0);
+    ElfFile { is_64, front: Vec::new(), pvh: Some(entry) }.build()
+}
+
+fn linux64() -> Vec<u8> {
+    ElfFile { is_64: true, ..ElfFile::default() }.build()
+}
+
+fn bzimage(xloadflags: u16) -> Vec<u8> {
+    let mut image = vec![0; 3 * 512];
+    image[0x1f1] = 1;
+    image[0x1fe..0x200].copy_from_slice(&0xaa55u16.to_le_bytes());
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+    image[0x211] = 1;
+    image[0x22c..0x230].copy_from_slice(&0x37ff_ffffu32.to_le_bytes());
+    image[0x236..0x238].copy_from_slice(&xloadflags.to_le_bytes());
+    image[0x258..0x260].copy_from_slice(&0x20_0000u64.to_le_bytes());
+    image[0x260..0x264].copy_from_slice(&0x10_0000u32.to_le_bytes());
+    image[1024..1028].copy_from_slice(&CODE);
+    image
+}
+
+fn request(image: &[u8]) -> Request<'_> {
+    Request {
+        image,
+        name: "image",
+        append: "one two",
+        initrd: None,
+        modules: &[],
+        memory_bytes: MEMORY,
+        profile: Profile::Pc,
+    }
+}
+
+/// Guest memory as the pieces make it.
+fn memory_of(loaded: &Loaded<'_>) -> Vec<u8> {
+    let mut memory = vec![0; MEMORY as usize];
+    for piece in &loaded.pieces {
+        memory[piece.at as usize..][..piece.bytes.len()].copy_from_slice(&piece.bytes);
+    }
+    memory
+}
+
+fn text_at(memory: &[u8], at: u32) -> String {
+    let bytes: Vec<u8> = memory[at as usize..].iter().copied().take_while(|&byte| byte != 0).collect();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn number(memory: &[u8], at: u64) -> u32 {
+    word(memory, at as usize).unwrap()
+}
+
+#[test]
+fn multiboot_hands_over_command_line_modules_and_a_map_from_reserved_memory() {
+    let image = multiboot_elf32();
+    let modules = [Module { command: "first a".into(), bytes: vec![7; 5000] }];
+    let loaded = load(&Request { modules: &modules, initrd: Some(b"disk"), ..request(&image) }).unwrap();
+    assert_eq!(loaded.protocol, Protocol::Multiboot);
+    assert_eq!((loaded.start.rip, loaded.start.rax, loaded.start.cr3), (0x10_000c, 0x2bad_b002, None));
+    let memory = memory_of(&loaded);
+    assert_eq!(memory[0x10_000c..0x10_0010], CODE);
+    let info = loaded.start.rbx;
+    assert!((area::START..area::END).contains(&info));
+    let field = |i: u64| number(&memory, info + i * 4);
+    assert_eq!(field(0) & 0x4d, 0x4d);
+    assert_eq!(text_at(&memory, field(4)), "image one two");
+    assert_eq!(field(5), 2);
+    let list = u64::from(field(6));
+    let (initrd, module) = (number(&memory, list), number(&memory, list + 16));
+    assert_eq!(memory[initrd as usize..][..4], *b"disk");
+    assert_eq!(memory[module as usize..number(&memory, list + 20) as usize], modules[0].bytes);
+    assert_eq!(text_at(&memory, number(&memory, list + 24)), "first a");
+    // Everything of the protocol's own lies where the map has no free memory.
+    let (mut at, end) = (u64::from(field(12)), u64::from(field(12) + field(11)));
+    while at < end {
+        let (start, bytes, kind) =
+            (number(&memory, at + 4), number(&memory, at + 12), number(&memory, at + 20));
+        let overlaps = u64::from(start) < area::END && u64::from(start) + u64::from(bytes) > area::START;
+        assert!(kind != 1 || !overlaps, "free memory at {start:#x}");
+        at += u64::from(number(&memory, at)) + 4;
+    }
+}
+
+#[test]
+fn multiboot_address_fields_decide_in_a_64_bit_file() {
+    let image = multiboot_elf64();
+    let loaded = load(&request(&image)).unwrap();
+    assert_eq!((loaded.protocol, loaded.start.rip), (Protocol::Multiboot, 0x10_0020));
+    assert_eq!(memory_of(&loaded)[0x10_0020..0x10_0024], CODE);
+    let without = ElfFile { is_64: true, front: multiboot_header(3, &[]), pvh: None }.build();
+    assert!(matches!(load(&request(&without)), Err(LoadError::Malformed(_))));
+    // Firecracker knows no multiboot: the same file is a Linux64 one there.
+    let firecracker = Request { profile: Profile::Firecracker, ..request(&without) };
+    assert_eq!(load(&firecracker).unwrap().protocol, Protocol::Linux64);
+}
+
+#[test]
+fn pvh_notes_may_be_4_or_8_bytes_wide_in_either_kind_of_file() {
+    for (is_64, wide) in [(false, false), (false, true), (true, false), (true, true)] {
+        let image = pvh(is_64, wide);
+        let loaded = load(&Request { initrd: Some(b"disk"), ..request(&image) }).unwrap();
+        assert_eq!((loaded.protocol, loaded.start.rip), (Protocol::Pvh, 0x10_0000));
+        let memory = memory_of(&loaded);
+        let info = loaded.start.rbx;
+        assert_eq!(number(&memory, info), 0x336e_c578);
+        assert_eq!(text_at(&memory, number(&memory, info + 24)), "one two");
+        let module = number(&memory, info + 16);
+        assert_eq!(number(&memory, info + 12), 1);
+        assert_eq!(memory[number(&memory, module.into()) as usize..][..4], *b"disk");
+    }
+    let far = ElfFile { is_64: true, front: Vec::new(), pvh: Some(vec![0, 0, 0, 0, 1, 0, 0, 0]) }.build();
+    assert!(matches!(load(&request(&far)), Err(LoadError::Malformed(_))));
+}
+
+#[test]
+fn linux_images_begin_in_long_mode_with_tables_that_map_them() {
+    let (elf, bz) = (linux64(), bzimage(1));
+    for (image, protocol, rip) in [(&elf, Protocol::Linux64, 0x10_0000), (&bz, Protocol::BzImage, 0x20_0200)]
+    {
+        let loaded = load(&Request { initrd: Some(&[9; 4097]), ..request(image) }).unwrap();
+        assert_eq!((loaded.protocol, loaded.start.rip), (protocol, rip));
+        let memory = memory_of(&loaded);
+        let params = loaded.start.rsi;
+        assert_eq!(number(&memory, params + 0x202), 0x5372_6448);
+        assert_eq!(text_at(&memory, number(&memory, params + 0x228)), "one two");
+        let (disk, bytes) = (number(&memory, params + 0x218), number(&memory, params + 0x21c));
+        assert_eq!(memory[disk as usize..][..bytes as usize], [9; 4097]);
+        assert_eq!(memory[params as usize + 0x1e8], 3, "three ranges in the map");
+        // Walk the tables for an address in the fourth GiB.
+        let entry = |table: u64, index: u64| u64::from(number(&memory, table + index * 8)) & !0xfff;
+        let table = entry(entry(loaded.start.cr3.unwrap(), 0), 3);
+        assert_eq!(entry(table, 5), (3 << 30) + (5 << 21));
+    }
+    let loaded = bzimage(0);
+    let loaded = load(&request(&loaded)).unwrap();
+    assert_eq!((loaded.start.rip, loaded.start.cr3), (0x20_0000, None), "no 64-bit entry: the 32-bit one");
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_that_says_so() {
+    let image = multiboot_elf32();
+    let too_long = "x".repeat(70_000);
+    assert_eq!(
+        load(&Request { append: &too_long, ..request(&image) }),
+        Err(LoadError::ArgumentsTooLong("command line"))
+    );
+    let disk = vec![0; MEMORY as usize];
+    let large = load(&Request { initrd: Some(&disk), ..request(&image) });
+    assert!(matches!(large, Err(LoadError::TooLarge { what: "the initial RAM disk", .. })), "{large:?}");
+    assert_eq!(load(&Request { memory_bytes: 4096, ..request(&image) }), Err(LoadError::Memory(4096)));
+    assert_eq!(load(&request(b"#!/bin/sh\n")), Err(LoadError::NotAKernel));
+    let modules = [Module { command: String::new(), bytes: vec![1] }];
+    let linux = linux64();
+    assert!(matches!(
+        load(&Request { modules: &modules, ..request(&linux) }),
+        Err(LoadError::Unsupported { .. })
+    ));
+}
+
+#[test]
+fn broken_images_are_errors_and_never_panics() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let seeds = [
+        multiboot_elf32(),
+        multiboot_elf64(),
+        pvh(false, false),
+        pvh(true, true),
+        linux64(),
+        bzimage(1),
+        bzimage(0),
+    ];
+    for image in &seeds {
+        // The seeds themselves get past every header.
+        load(&request(image)).unwrap();
+        let mut refused = 0;
+        for _ in 0..4000 {
+            let mut broken = image.clone();
+            for _ in 0..rng.random_range(1..4) {
+                match rng.random_range(0..5) {
+                    0 => {
+                        let keep = rng.random_range(0..broken.len());
+                        broken.truncate(keep.max(1));
+                    }
+                    1 => {
+                        // A whole word of extremes.
+                        let at = rng.random_range(0..broken.len());
+                        let values = [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX, 0x9_0000, 0xfff_ffff];
+                        let value = values[rng.random_range(0..values.len())];
+                        for (byte, new) in broken[at..].iter_mut().zip(value.to_le_bytes()) {
+                            *byte = new;
+                        }
+                    }
+                    _ => {
+                        let at = rng.random_range(0..broken.len().min(2048));
+                        broken[at] = rng.random();
+                    }
+                }
+            }
+            let profile = if rng.random() { Profile::Pc } else { Profile::Firecracker };
+            match load(&Request { profile, initrd: Some(b"disk"), ..request(&broken) }) {
+                // What is accepted lies in memory, and outside of the boot structures but for those.
+                Ok(loaded) => {
+                    let _fits = memory_of_bounds(&loaded);
+                }
+                Err(_) => refused += 1,
+            }
+            let _says = is_kernel(&broken);
+        }
+        assert!(refused > 100, "only {refused} of 4000 broken images were refused");
+    }
+}
+
+/// Panics if a piece does not fit.
+fn memory_of_bounds(loaded: &Loaded<'_>) -> usize {
+    for (i, piece) in loaded.pieces.iter().enumerate() {
+        let end = piece.at.checked_add(piece.bytes.len() as u64).unwrap();
+        assert!(end <= MEMORY, "{:#x}..{end:#x}", piece.at);
+        let last = i + 1 == loaded.pieces.len();
+        assert!(last || piece.at >= area::END || end <= area::START, "{:#x}..{end:#x}", piece.at);
+    }
+    loaded.pieces.len()
+}

@@ -1,0 +1,393 @@
+//! Runs an image at CPL 3: for hosts whose KVM is slow and incomplete at CPL 0.
+//!
+//! The image believes that it is at CPL 0. What it may not do traps into stubs of ours
+//! ([`tables`]), which stop the vCPU; the instruction is decoded and done to the guest's own idea of
+//! a CPU ([`state`], [`emulate`]). Its page tables are walked ([`walk`]) and copied lazily into
+//! tables that let CPL 3 in ([`shadow`]). Exceptions go through its own IDT ([`guest`]). A few
+//! instructions do not trap; they are found and replaced ([`patch`]).
+//!
+//! All that a guest can see of this is in its memory, the vCPU's registers, and
+//! [`state::Virtual`]. Shadow tables are a cache, and a machine that is copied begins without.
+
+use std::io;
+
+use kvm_bindings::kvm_regs;
+use kvm_ioctls::VmFd;
+
+use super::bus::Bus;
+use super::cpu::{Start, Stop};
+use super::cpuid::Cpuid;
+use super::frozen::guest_registers;
+use crate::addr::PAGE_BYTES;
+use crate::memory::{DOORBELL_GPA, GuestMemory, WINDOWS_GPA};
+use crate::sys::{slots, xsave};
+use crate::vcpu::enter::{Devices, Stopped};
+use crate::vcpu::{Vcpu, VcpuError, VcpuState};
+use crate::vm::WINDOWS_SLOT;
+use emulate::Done;
+use guest::{Asks, Fault, Guest};
+use shadow::{Entry, Full, Shadow, View};
+use state::Virtual;
+use walk::{PageFault, Use};
+
+mod emulate;
+mod guest;
+mod patch;
+mod shadow;
+pub(crate) mod state;
+mod tables;
+mod walk;
+
+/// Bytes of windows that the monitor needs: its own tables, and pages for shadow tables.
+pub(crate) const WINDOWS_BYTES: u64 = 16 << 20;
+/// Where nothing is: what an address leads to that the guest maps far outside of its machine.
+const NOWHERE: u64 = DOORBELL_GPA.0 - PAGE_BYTES;
+/// Bytes of code that are looked through before it runs, at most; the rest is when it is run.
+const CODE_BYTES_MAX: u64 = 64 << 20;
+/// Pages of a large page that are mapped when one of them is touched.
+const AHEAD: u64 = 32;
+const VECTOR_UD: u8 = 6;
+const VECTOR_NM: u8 = 7;
+const VECTOR_DF: u8 = 8;
+const VECTOR_PF: u8 = 14;
+
+/// What the monitor did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MonitorStats {
+    /// Traps of the guest.
+    pub traps: u64,
+    /// Instructions emulated.
+    pub emulated: u64,
+    /// Page faults that filled a shadow table.
+    pub fills: u64,
+    /// Exceptions and interrupts that the guest was given.
+    pub delivered: u64,
+}
+
+/// The monitor and its vCPU.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    vcpu: Vcpu,
+    shadow: Shadow,
+    cpu: Virtual,
+    cpuid: Cpuid,
+    stats: MonitorStats,
+}
+
+/// Device memory is reached by the CPU itself; ports are not, but for the stubs' own.
+struct MemoryOnly<'a> {
+    bus: &'a mut Bus,
+    trapped: bool,
+}
+
+impl Devices for MemoryOnly<'_> {
+    fn port_read(&mut self, _port: u16, _size: u8) -> u32 {
+        u32::MAX
+    }
+    fn port_write(&mut self, _port: u16, _size: u8, _value: u32) {
+        self.trapped = true;
+    }
+    fn memory_read(&mut self, at: u64, data: &mut [u8]) {
+        self.bus.memory_read(at, data);
+    }
+    fn memory_write(&mut self, at: u64, data: &[u8]) {
+        self.bus.memory_write(at, data);
+    }
+    fn is_trap(&self) -> bool {
+        self.trapped
+    }
+}
+
+impl Monitor {
+    /// A vCPU of `vm` that begins as `start` says.
+    pub(crate) fn create(
+        vm: &VmFd,
+        memory: &mut GuestMemory,
+        cpuid: Cpuid,
+        start: &Start,
+    ) -> Result<Self, VcpuError> {
+        tables::write(memory);
+        let mut vcpu = Vcpu::create_with(vm, cpuid.model(), &cpuid.table(true))?;
+        let cpuid = cpuid.with_tsc_khz(vcpu.tsc_khz()).with_real_xsave(xsave::host_bytes());
+        vcpu.refresh_all()?;
+        let mut sregs = *vcpu.sregs_mut();
+        vcpu.choose_sregs(tables::CR4_WISHES.iter().map(|&wishes| {
+            tables::set_up(&mut sregs, wishes);
+            sregs.cr3 = tables::ARENA;
+            sregs
+        }))?;
+        let own = (tables::ROOT_INDEX, tables::ROOT_ENTRY);
+        let shadow = Shadow::new(tables::ARENA..WINDOWS_GPA.0 + WINDOWS_BYTES, own);
+        let regs = vcpu.regs_mut();
+        *regs = kvm_regs {
+            rip: start.rip,
+            rsp: start.rsp,
+            rax: start.rax,
+            rbx: start.rbx,
+            rsi: start.rsi,
+            rflags: 2,
+            ..Default::default()
+        };
+        Ok(Self { vcpu, shadow, cpu: start.cpu(), cpuid, stats: MonitorStats::default() })
+    }
+
+    /// Goes on as a guest that was frozen.
+    pub(crate) fn resume(&mut self, cpu: Virtual, state: &VcpuState) -> Result<(), VcpuError> {
+        self.cpu = cpu;
+        let area = self.vcpu.xsave_from(state)?;
+        self.vcpu.load_xsave(&area)?;
+        let (regs, sregs) = self.vcpu.both_mut();
+        let (known, fs, gs) = guest_registers(state);
+        *regs = known;
+        (sregs.fs.base, sregs.gs.base) = (fs, gs);
+        Ok(())
+    }
+
+    pub(crate) fn cpu(&self) -> &Virtual {
+        &self.cpu
+    }
+
+    pub(crate) fn cpuid(&self) -> Cpuid {
+        self.cpuid
+    }
+
+    pub(crate) fn vcpu(&mut self) -> &mut Vcpu {
+        &mut self.vcpu
+    }
+
+    pub(crate) fn stats(&self) -> MonitorStats {
+        self.stats
+    }
+
+    /// Looks through code that is known to be code.
+    pub(crate) fn prepare_code(&mut self, memory: &mut GuestMemory, code: &[std::ops::Range<u64>]) {
+        let mut left = CODE_BYTES_MAX;
+        for range in code {
+            let bytes = range.end.saturating_sub(range.start).min(left);
+            left -= bytes;
+            let range = range.start..range.start + bytes;
+            let mut copy = vec![0; usize::try_from(bytes).unwrap_or(0)];
+            guest::read_physical(memory, range.start, &mut copy);
+            self.patch(memory, range.start, &patch::find(&copy, range.start, 64));
+            // Pages that are code from end to end need not be looked through again.
+            let first = range.start.next_multiple_of(PAGE_BYTES);
+            let mut page = first;
+            while page + PAGE_BYTES <= range.end {
+                self.cpu.scanned.insert(page);
+                page += PAGE_BYTES;
+            }
+        }
+    }
+
+    fn patch(&mut self, memory: &mut GuestMemory, from: u64, offsets: &[usize]) {
+        for &offset in offsets {
+            let at = from + offset as u64;
+            let mut byte = [0];
+            guest::read_physical(memory, at, &mut byte);
+            if byte[0] != patch::HLT {
+                self.cpu.patches.insert(at, byte[0]);
+                guest::write_physical(memory, at, &[patch::HLT]);
+            }
+        }
+    }
+
+    /// Looks through the page at `gpa`, into which the guest jumped at `address`.
+    fn scan_page(&mut self, memory: &mut GuestMemory, gpa: u64, address: u64) {
+        if !self.cpu.scanned.insert(gpa) {
+            return;
+        }
+        let mut page = vec![0; PAGE_BYTES as usize];
+        guest::read_physical(memory, gpa, &mut page);
+        let bits = self.cpu.mode().bits();
+        let into = (address % PAGE_BYTES) as usize;
+        let mut offsets = patch::find(&page, gpa, bits);
+        offsets.retain(|&offset| offset < into);
+        offsets.extend(patch::find(&page[into..], gpa, bits).iter().map(|offset| into + offset));
+        self.patch(memory, gpa, &offsets);
+    }
+
+    /// Whether the guest would take an interrupt now.
+    pub(crate) fn accepts_interrupts(&mut self) -> bool {
+        // Behind `sti` one more instruction comes first; that matters if it is the `hlt` that waits for
+        // the interrupt.
+        let regs = self.vcpu.regs_mut();
+        regs.rflags & guest::FLAG_IF != 0 && self.cpu.sti_before_hlt != Some(regs.rip)
+    }
+
+    /// Gives the guest the interrupt `vector`.
+    pub(crate) fn interrupt(&mut self, memory: &mut GuestMemory, bus: &mut Bus, vector: u8) -> Stop {
+        self.stats.delivered += 1;
+        let mut guest = self.guest(memory, bus);
+        match guest.interrupt(vector, false) {
+            Ok(()) => Stop::Again,
+            Err(fault) => self.deliver(memory, bus, fault),
+        }
+    }
+
+    fn guest<'a>(&'a mut self, memory: &'a mut GuestMemory, bus: &'a mut Bus) -> Guest<'a> {
+        let (regs, sregs) = self.vcpu.both_mut();
+        Guest { regs, sregs, cpu: &mut self.cpu, memory, bus, cpuid: &self.cpuid, asks: Asks::default() }
+    }
+
+    /// Runs until the guest traps or is stopped, and deals with that.
+    pub(crate) fn step(
+        &mut self,
+        vm: &VmFd,
+        memory: &mut GuestMemory,
+        bus: &mut Bus,
+    ) -> Result<Stop, VcpuError> {
+        let view = if self.cpu.cpl() == 3 { View::User } else { View::Supervisor };
+        let root = match self.shadow.root(memory, view) {
+            Ok(root) => root,
+            Err(Full) => {
+                self.reclaim(vm, memory)?;
+                self.shadow.root(memory, view).expect("all pages are free")
+            }
+        };
+        let (regs, sregs) = self.vcpu.both_mut();
+        regs.rflags = regs.rflags & !0x3000 | 2;
+        tables::enter(sregs, &self.cpu);
+        sregs.cr3 = root;
+        self.vcpu.store()?;
+        loop {
+            let mut devices = MemoryOnly { bus, trapped: false };
+            let stopped = self.vcpu.enter(&mut devices);
+            let vector = tables::vector_of(self.vcpu.regs_mut().rip);
+            return Ok(match (stopped, vector) {
+                (Stopped::Device, Some(vector)) => self.trap(vm, memory, bus, vector)?,
+                // The signal came between a trap and its stub.
+                (Stopped::Kicked, Some(_)) => continue,
+                (Stopped::Device | Stopped::Kicked, None) => Stop::Again,
+                (Stopped::Shutdown, _) => Stop::Stuck("the monitor's own tables are broken".into()),
+                (Stopped::Halt, _) => Stop::Stuck("the vCPU halted at CPL 3".into()),
+                (Stopped::NotEmulated, _) => {
+                    let rip = self.vcpu.regs_mut().rip;
+                    Stop::Stuck(format!("KVM's emulator does not know the instruction at {rip:#x}"))
+                }
+                (Stopped::Stuck(reason), _) => Stop::Stuck(reason),
+            });
+        }
+    }
+
+    fn trap(
+        &mut self,
+        vm: &VmFd,
+        memory: &mut GuestMemory,
+        bus: &mut Bus,
+        vector: u8,
+    ) -> Result<Stop, VcpuError> {
+        self.stats.traps += 1;
+        let frame = tables::frame(memory, vector);
+        let (regs, sregs) = self.vcpu.both_mut();
+        (regs.rip, regs.rsp, regs.rflags) = (frame.rip, frame.rsp, frame.rflags);
+        let address = sregs.cr2;
+        if vector == VECTOR_PF {
+            return self.page_fault(vm, memory, bus, address, frame.error_code);
+        }
+        if !matches!(vector, VECTOR_UD | VECTOR_NM | 10..=13) {
+            return Ok(self.deliver(memory, bus, Fault { vector, code: frame.error_code, address: 0 }));
+        }
+        self.stats.emulated += 1;
+        self.cpu.sti_before_hlt = None;
+        let mut guest = self.guest(memory, bus);
+        let done = if frame.rip & !(PAGE_BYTES - 1) == tables::SYSCALL_VA {
+            guest.regs.rip = guest.regs.rcx;
+            guest.regs.rflags = guest.regs.r11;
+            guest.system_call().map(|()| Done::Jumped)
+        } else {
+            guest.emulate()
+        };
+        let asks = guest.asks;
+        let fault = match done {
+            Ok(Done::Next | Done::Jumped) => None,
+            Ok(Done::Unknown) => Some(Fault { vector, code: frame.error_code, address: 0 }),
+            Err(fault) => Some(fault),
+        };
+        if let Some(fault) = fault {
+            return Ok(self.deliver(memory, bus, fault));
+        }
+        if asks.flush {
+            self.shadow.forget();
+        }
+        if let Some(address) = asks.flush_page
+            && self.shadow.unmap(memory, address).is_err()
+        {
+            self.reclaim(vm, memory)?;
+        }
+        Ok(if asks.halt { Stop::Halt } else { Stop::Again })
+    }
+
+    /// Lets the guest handle `fault`, and what comes of it.
+    fn deliver(&mut self, memory: &mut GuestMemory, bus: &mut Bus, fault: Fault) -> Stop {
+        self.stats.delivered += 1;
+        let mut guest = self.guest(memory, bus);
+        let rip = guest.regs.rip;
+        if fault.vector == VECTOR_PF {
+            guest.cpu.cr2 = fault.address;
+        }
+        let Err(_second) = guest.deliver(fault.vector, fault.code) else { return Stop::Again };
+        match guest.deliver(VECTOR_DF, 0) {
+            Ok(()) => Stop::Again,
+            Err(_third) => {
+                Stop::TripleFault { vector: fault.vector, code: fault.code, rip, address: fault.address }
+            }
+        }
+    }
+
+    fn page_fault(
+        &mut self,
+        vm: &VmFd,
+        memory: &mut GuestMemory,
+        bus: &mut Bus,
+        address: u64,
+        code: u32,
+    ) -> Result<Stop, VcpuError> {
+        if address >> 39 == tables::MONITOR_VA >> 39 {
+            return Ok(Stop::Stuck(format!("it uses address {address:#x}, which is the monitor's")));
+        }
+        let user = self.cpu.cpl() == 3;
+        let wanted = Use { write: code & 2 != 0, execute: code & 16 != 0, user };
+        match self.cpu.paging.translate(memory, address, wanted) {
+            Ok(to) => {
+                self.stats.fills += 1;
+                let gpa = to.gpa & !(PAGE_BYTES - 1);
+                if wanted.execute && gpa < memory.len() {
+                    self.scan_page(memory, gpa, address);
+                }
+                // The rest of a large page is known now, too.
+                let pages = if self.cpu.paging.is_on() { to.page_bytes } else { 2 << 20 };
+                let ahead = ((pages - address % pages) / PAGE_BYTES).clamp(1, AHEAD);
+                let view = if user { View::User } else { View::Supervisor };
+                let base = address & !(PAGE_BYTES - 1);
+                for page in 0..ahead {
+                    let (at, gpa) = (base + page * PAGE_BYTES, gpa + page * PAGE_BYTES);
+                    if page > 0 && (gpa >= memory.len() || self.shadow.find(memory, view, at).is_some()) {
+                        continue;
+                    }
+                    let device = gpa >= memory.len();
+                    let entry = Entry {
+                        gpa: if gpa >= WINDOWS_GPA.0 { NOWHERE } else { gpa },
+                        write: to.write,
+                        execute: to.execute && (device || self.cpu.scanned.contains(&gpa)),
+                    };
+                    if self.shadow.map(memory, view, at, entry).is_err() {
+                        self.reclaim(vm, memory)?;
+                        self.shadow.map(memory, view, at, entry).expect("all pages are free");
+                    }
+                }
+                Ok(Stop::Again)
+            }
+            Err(PageFault(code)) => Ok(self.deliver(memory, bus, Fault { vector: VECTOR_PF, code, address })),
+        }
+    }
+
+    /// All pages of shadow tables are used up: makes KVM forget them, and begins anew.
+    fn reclaim(&mut self, vm: &VmFd, memory: &GuestMemory) -> Result<(), VcpuError> {
+        let error = |source: io::Error| VcpuError { ioctl: "KVM_SET_USER_MEMORY_REGION", source };
+        slots::remove(vm, WINDOWS_SLOT).map_err(error)?;
+        // SAFETY: `memory` is the VM's for as long as it lives: the machine that owns both drops it last.
+        unsafe { slots::set(vm, WINDOWS_SLOT, &memory.windows, 0) }.map_err(error)?;
+        self.shadow.reclaim();
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! Instructions that tell a guest at CPL 3 the truth, and do not trap: `pushf` shows the real
+//! interrupt flag, `popf` does not change it, `xgetbv` shows the host's XCR0, `rdrand` and `rdseed`
+//! are the host's randomness. They are found in the guest's code and their first byte is replaced by
+//! `hlt`, which traps; [`super::state::Virtual::patches`] remembers what was there.
+//!
+//! Code is found by decoding it from its start to its end. A byte that only looks like one of these
+//! is in the middle of another instruction or in data, so `pushf` and `popf`, which are one byte, are
+//! believed only next to an instruction that they are used with.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+
+/// What the first byte becomes.
+pub(crate) const HLT: u8 = 0xf4;
+
+/// Offsets in `code`, which begins at `address`, of instructions that must trap.
+pub(crate) fn find(code: &[u8], address: u64, bits: u32) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut decoder = Decoder::with_ip(bits, code, address, DecoderOptions::NONE);
+    let mut before = Instruction::default();
+    let mut this = Instruction::default();
+    let mut at = 0;
+    if decoder.can_decode() {
+        decoder.decode_out(&mut this);
+    }
+    while !this.is_invalid() || decoder.can_decode() {
+        let next_at = decoder.position();
+        let mut after = Instruction::default();
+        if decoder.can_decode() {
+            decoder.decode_out(&mut after);
+        }
+        if must_trap(&before, &this, &after) {
+            found.push(at);
+        }
+        (before, this, at) = (this, after, next_at);
+    }
+    found
+}
+
+fn must_trap(before: &Instruction, this: &Instruction, after: &Instruction) -> bool {
+    use Mnemonic as M;
+    let is_push = |i: &Instruction| matches!(i.mnemonic(), M::Push | M::Pushad | M::Pusha);
+    let is_pop = |i: &Instruction| matches!(i.mnemonic(), M::Pop | M::Popad | M::Popa);
+    match this.mnemonic() {
+        M::Pushfq | M::Pushfd | M::Pushf => {
+            is_pop(after) || matches!(after.mnemonic(), M::Cli | M::Sti) || is_push(after)
+        }
+        M::Popfq | M::Popfd | M::Popf => {
+            is_push(before) || is_pop(before) || is_pop(after) || matches!(after.mnemonic(), M::Ret)
+        }
+        M::Xgetbv | M::Rdrand | M::Rdseed => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_trap_is_found_and_what_looks_like_it_is_not() {
+        let code = [
+            0x9c, 0x58, // pushfq; pop rax
+            0x48, 0xb8, 0x9c, 0x9d, 0x9c, 0x9d, 0x9c, 0x58, 0x50, 0x9d, // mov rax, imm64
+            0x50, 0x9d, // push rax; popfq
+            0x0f, 0xc7, 0xf0, // rdrand eax
+            0x0f, 0x01, 0xd0, // xgetbv
+            0x90, 0x9d, 0x90, // nop; a lone popfq; nop
+            0xc3,
+        ];
+        assert_eq!(find(&code, 0x1000, 64), [0, 13, 14, 17]);
+        assert_eq!(find(&[0x9c, 0xfa], 0, 32), [0]);
+        assert!(find(&[], 0, 64).is_empty());
+    }
+
+    #[test]
+    fn any_bytes_are_looked_through_to_the_end() {
+        for byte in 0..=255u8 {
+            for bits in [16, 32, 64] {
+                let mut code = vec![byte; 40];
+                code.extend([0x90; 16]);
+                code.extend([0x50, 0x9d]);
+                assert_eq!(find(&code, 0, bits).last(), Some(&57), "{byte:#x}");
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Other people's kernels, as far as small ones of our own can stand for them: each boot protocol, and
+//! what a kernel does at its start, run in both ways.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use unifork_vmm::Kvm;
+use unifork_vmm::foreign::{
+    Config, End, Frozen, Machine, Module, Outside, Power, Profile, Protocol, Recorder, Ring0, runs_ring0,
+};
+
+/// Long enough for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A kernel on disk, for as long as the folder lives.
+struct Kernel {
+    bytes: Vec<u8>,
+    _folder: tempfile::TempDir,
+}
+
+fn run(command: &mut Command) {
+    let result = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(result.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&result.stderr));
+}
+
+/// Assembles `foreign/NAME.S` and links it for 1 MiB.
+fn build(name: &str, target: &str, entry: &str, flags: &[&str]) -> Kernel {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign").join(name).with_extension("S");
+    let path = |extension: &str| -> PathBuf { folder.path().join(name).with_extension(extension) };
+    run(Command::new("clang-16")
+        .arg(format!("--target={target}"))
+        .args(flags)
+        .arg("-c")
+        .arg(source)
+        .arg("-o")
+        .arg(path("o")));
+    let script = path("ld");
+    fs::write(
+        &script,
+        "SECTIONS { . = 0x100000; .text : { *(.head) *(.text) } .note : { *(.note.*) } .data : { *(.data) } .bss : { *(.bss) } }",
+    )
+    .unwrap();
+    let mut link = Command::new("ld.lld-16");
+    run(link.args(["-static", "-e", entry, "-T"]).arg(script).arg(path("o")).arg("-o").arg(path("elf")));
+    Kernel { bytes: fs::read(path("elf")).unwrap(), _folder: folder }
+}
+
+const I386: &str = "i386-none-elf";
+const X86_64: &str = "x86_64-none-elf";
+
+fn protected(note_bytes: u32) -> Kernel {
+    build("protected", I386, "multiboot", &[&format!("-DNOTE_BYTES={note_bytes}")])
+}
+
+fn long() -> Kernel {
+    build("long", X86_64, "start", &[])
+}
+
+/// Both ways to run CPL 0, as far as they run everything here.
+fn ways(kvm: &Kvm) -> Vec<Ring0> {
+    if runs_ring0(kvm).unwrap() { vec![Ring0::Native, Ring0::Monitor] } else { vec![Ring0::Monitor] }
+}
+
+fn boot(kernel: &Kernel, config: &Config) -> (End, String, Protocol) {
+    let kvm = Kvm::open().unwrap();
+    let mut machine = Machine::boot(&kvm, "kernel", &kernel.bytes, config).unwrap();
+    let mut recorder = Recorder::default();
+    let end = machine.run(DEADLINE, &mut recorder).unwrap();
+    (end, String::from_utf8(recorder.console).unwrap(), machine.protocol())
+}
+
+#[test]
+fn a_multiboot_kernel_gets_its_command_line_and_module() {
+    let kernel = protected(4);
+    // Nothing in it is beyond KVM's emulator.
+    for ring0 in [Ring0::Native, Ring0::Monitor] {
+        let modules = vec![Module { command: "the module".into(), bytes: b"and its text\0".to_vec() }];
+        let config = Config { append: "a b".into(), modules, ring0, ..Config::default() };
+        let (end, console, protocol) = boot(&kernel, &config);
+        assert_eq!((end, protocol), (End::Power(Power::Off), Protocol::Multiboot), "{ring0:?}: {console}");
+        assert_eq!(console, "kernel a b\nand its text\nthe module\n");
+    }
+}
+
+#[test]
+fn a_pvh_kernel_is_started_by_its_note_of_either_width() {
+    for (note_bytes, ring0) in
+        [(4, Ring0::Native), (8, Ring0::Native), (4, Ring0::Monitor), (8, Ring0::Monitor)]
+    {
+        let kernel = protected(note_bytes);
+        let initrd = Some(b"a disk\0".to_vec());
+        // Firecracker's loader looks for no multiboot header.
+        let profile = Profile::Firecracker;
+        let config = Config { append: "a b".into(), initrd, ring0, profile, ..Config::default() };
+        let (end, console, protocol) = boot(&kernel, &config);
+        assert_eq!(protocol, Protocol::Pvh);
+        assert_eq!(console, "a b\na disk\n");
+        assert_eq!(end, End::Halted, "Firecracker has no port to switch off with");
+    }
+}
+
+const SAID: &str = "tables\nexceptions\nflags\nsse\npaging\nuser\ntimer\n";
+
+#[test]
+fn a_kernel_in_long_mode_finds_the_cpu_and_devices_that_it_expects() {
+    let kernel = long();
+    for ring0 in ways(&Kvm::open().unwrap()) {
+        let config =
+            Config { append: "long".into(), ring0, profile: Profile::Firecracker, ..Config::default() };
+        let (end, console, protocol) = boot(&kernel, &config);
+        assert_eq!(console, format!("long\n{SAID}"), "{end:?}");
+        assert_eq!((end, protocol), (End::Power(Power::Reset), Protocol::Linux64));
+    }
+}
+
+/// Stops the machine when its console ends with `at`.
+struct StopAt {
+    console: Vec<u8>,
+    at: &'static str,
+}
+
+impl Outside for StopAt {
+    fn console(&mut self, bytes: &[u8]) {
+        self.console.extend_from_slice(bytes);
+    }
+    fn typed(&mut self, _room: usize) -> Vec<u8> {
+        Vec::new()
+    }
+    fn listens(&self) -> bool {
+        false
+    }
+    fn stopped(&self) -> bool {
+        self.console.ends_with(self.at.as_bytes())
+    }
+}
+
+#[test]
+fn forks_of_a_frozen_machine_go_on_where_it_was_and_alike() {
+    let kvm = Kvm::open().unwrap();
+    let kernel = long();
+    for ring0 in ways(&kvm) {
+        for at in ["long\n", "exceptions\n", "sse\n", "paging\n", "user\n"] {
+            let config =
+                Config { append: "long".into(), ring0, profile: Profile::Firecracker, ..Config::default() };
+            let mut machine = Machine::boot(&kvm, "kernel", &kernel.bytes, &config).unwrap();
+            let mut outside = StopAt { console: Vec::new(), at };
+            assert_eq!(machine.run(DEADLINE, &mut outside).unwrap(), End::Stopped);
+            let before = String::from_utf8(outside.console).unwrap();
+            let frozen = Arc::new(machine.freeze().unwrap());
+            let state = frozen.state().clone();
+            for _ in 0..2 {
+                let mut fork = frozen.fork(&kvm).unwrap();
+                assert!(fork.state().unwrap() == state, "a fork is what was frozen");
+                // A fork of the fork.
+                let again: Arc<Frozen> = Arc::new(fork.freeze().unwrap());
+                for frozen in [&frozen, &again] {
+                    let mut recorder = Recorder::default();
+                    let end = frozen.fork(&kvm).unwrap().run(DEADLINE, &mut recorder).unwrap();
+                    let after = String::from_utf8(recorder.console).unwrap();
+                    assert_eq!(format!("{before}{after}"), format!("long\n{SAID}"), "{at:?}: {end:?}");
+                    assert_eq!(end, End::Power(Power::Reset));
+                }
+            }
+        }
+    }
+}
