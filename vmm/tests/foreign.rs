@@ -12,6 +12,9 @@ use unifork_vmm::foreign::{
     Config, End, Frozen, Machine, Module, Outside, Power, Profile, Protocol, Recorder, Ring0, runs_ring0,
 };
 
+#[path = "foreign/steps.rs"]
+mod steps;
+
 /// Long enough for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 

@@ -50,6 +50,7 @@ const VECTOR_UD: u8 = 6;
 const VECTOR_NM: u8 = 7;
 const VECTOR_DF: u8 = 8;
 const VECTOR_PF: u8 = 14;
+const VECTOR_AC: u8 = 17;
 
 /// What the monitor did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -246,6 +247,11 @@ impl Monitor {
         };
         let (regs, sregs) = self.vcpu.both_mut();
         regs.rflags = regs.rflags & !0x3000 | 2;
+        // Alignment is checked at CPL 3 alone, so a guest that is not there must not feel it; NT gets lost on the way
+        // through software KVM, and matters to no instruction that does not trap.
+        let ac = if self.cpu.cpl() == 3 { 0 } else { guest::FLAG_AC };
+        let hidden = regs.rflags & (ac | guest::FLAG_NT);
+        regs.rflags &= !hidden;
         tables::enter(sregs, &self.cpu);
         sregs.cr3 = root;
         self.vcpu.store()?;
@@ -254,10 +260,13 @@ impl Monitor {
             let stopped = self.vcpu.enter(&mut devices);
             let vector = tables::vector_of(self.vcpu.regs_mut().rip);
             return Ok(match (stopped, vector) {
-                (Stopped::Device, Some(vector)) => self.trap(vm, memory, bus, vector)?,
+                (Stopped::Device, Some(vector)) => self.trap(vm, memory, bus, vector, hidden)?,
                 // The signal came between a trap and its stub.
                 (Stopped::Kicked, Some(_)) => continue,
-                (Stopped::Device | Stopped::Kicked, None) => Stop::Again,
+                (Stopped::Device | Stopped::Kicked, None) => {
+                    self.vcpu.regs_mut().rflags |= hidden;
+                    Stop::Again
+                }
                 (Stopped::Shutdown, _) => Stop::Stuck("the monitor's own tables are broken".into()),
                 (Stopped::Halt, _) => Stop::Stuck("the vCPU halted at CPL 3".into()),
                 (Stopped::NotEmulated, _) => {
@@ -275,14 +284,19 @@ impl Monitor {
         memory: &mut GuestMemory,
         bus: &mut Bus,
         vector: u8,
+        hidden: u64,
     ) -> Result<Stop, VcpuError> {
         self.stats.traps += 1;
         let frame = tables::frame(memory, vector);
         let (regs, sregs) = self.vcpu.both_mut();
-        (regs.rip, regs.rsp, regs.rflags) = (frame.rip, frame.rsp, frame.rflags);
+        (regs.rip, regs.rsp, regs.rflags) = (frame.rip, frame.rsp, frame.rflags | hidden);
         let address = sregs.cr2;
         if vector == VECTOR_PF {
             return self.page_fault(vm, memory, bus, address, frame.error_code);
+        }
+        if vector == VECTOR_AC && self.cpu.cpl() != 3 {
+            // It was set by an instruction that did not trap, and is hidden from now on.
+            return Ok(Stop::Again);
         }
         if !matches!(vector, VECTOR_UD | VECTOR_NM | 10..=13) {
             return Ok(self.deliver(memory, bus, Fault { vector, code: frame.error_code, address: 0 }));

@@ -34,7 +34,8 @@ pub(crate) const FLAG_CF: u64 = 1;
 pub(crate) const FLAG_TF: u64 = 1 << 8;
 pub(crate) const FLAG_IF: u64 = 1 << 9;
 pub(crate) const FLAG_DF: u64 = 1 << 10;
-const FLAG_NT: u64 = 1 << 14;
+pub(crate) const FLAG_AC: u64 = 1 << 18;
+pub(crate) const FLAG_NT: u64 = 1 << 14;
 const FLAG_RF: u64 = 1 << 16;
 const FLAG_VM: u64 = 1 << 17;
 /// What a guest may set: all but VM, VIF, VIP and what is reserved.
