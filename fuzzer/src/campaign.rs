@@ -36,7 +36,7 @@ use libafl::{HasFeedback as _, HasMetadata};
 use libafl_bolts::rands::StdRand;
 use libafl_bolts::tuples::{Merge as _, tuple_list};
 use unifork_abi::Filter;
-use unifork_vmm::{Engine, Replica, Space};
+use unifork_vmm::Engine;
 
 use crate::audit::Auditor;
 use crate::batch::Batcher;
@@ -121,21 +121,21 @@ impl Campaign {
         // The figures of several clients are added up and stored by their parent.
         let stats_path = if shared { PathBuf::from("/dev/null") } else { output.path("stats.jsonl") };
         let before = monitor::last_figures(&stats_path);
-        let total = plan.snapshot.counter_count(Space::Application);
+        let total = plan.frozen.counter_count();
         let monitor = Monitor::start(stats_path, before.as_ref(), total, plan.show, plan.board)?;
         let clock = if plan.seed.is_some() { Clock::Logical } else { Clock::Wall };
         let last: SharedRun = Rc::new(LastRun::default());
 
-        let probe = Probe::new(plan.kvm.clone(), plan.snapshot.clone(), plan.deadline);
+        let probe = Probe::new(plan.kvm.clone(), plan.frozen.clone(), plan.deadline);
         let findings = Findings::open(&output.folder("findings")?, probe, plan.machine, total, shared)?;
-        let mut replica = Replica::spawn(&plan.kvm, &plan.snapshot, plan.engine)?;
+        let mut replica = plan.frozen.fork(&plan.kvm, plan.engine)?;
         let observers = observer::observe(&mut replica);
         let mut feedback = CorpusFeedback::new(&observers, plan.kernel_coverage, queue, clock, last.clone());
         let mut objective = FoundFeedback::new(last.clone());
 
         let key = Key {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            snapshot: plan.snapshot.id(),
+            snapshot: plan.frozen.id(),
             kernel_coverage: plan.kernel_coverage,
             seed: plan.seed,
         };
@@ -164,7 +164,7 @@ impl Campaign {
             let (execs, inputs) = (show_count(before.execs), stored.len());
             notes.push(format!("resuming after {execs} executions, with {}", plural(inputs, "input")));
         }
-        let input_max = usize::try_from(plan.snapshot.input_max()).unwrap_or(usize::MAX);
+        let input_max = usize::try_from(plan.frozen.input_max()).unwrap_or(usize::MAX);
         state.set_max_size(input_max);
         if let Some(tokens) = plan.tokens {
             state.add_metadata(tokens);
@@ -179,7 +179,8 @@ impl Campaign {
             until: plan.duration.map(|duration| Instant::now() + duration),
             finding: plan.until_finding,
         };
-        let batcher = if plan.batches && plan.engine == Engine::HotSet {
+        let batches = plan.batches && plan.frozen.own().is_some();
+        let batcher = if batches && plan.engine == Engine::HotSet {
             let exit = unifork_vmm::bench::round_trip(&plan.kvm, EXIT_SAMPLES)
                 .map_err(|error| CampaignError::Engine(error.to_string()))?;
             let filter = if plan.kernel_coverage { Filter::All } else { Filter::Application };
@@ -189,10 +190,11 @@ impl Campaign {
         };
         let auditor = plan
             .audit
-            .map(|every| Auditor::new(plan.kvm.clone(), plan.snapshot.clone(), plan.deadline, every));
+            .zip(plan.frozen.own())
+            .map(|(every, own)| Auditor::new(plan.kvm.clone(), own.clone(), plan.deadline, every));
         let tracer =
-            plan.comparisons.then(|| Tracer::new(plan.kvm.clone(), plan.snapshot.clone(), plan.deadline));
-        let triage = Triage::new(&plan.snapshot);
+            plan.comparisons.then(|| Tracer::new(plan.kvm.clone(), plan.frozen.clone(), plan.deadline));
+        let triage = Triage::new(&plan.frozen);
         let deadline = plan.deadline;
         let parts = Parts {
             observers,

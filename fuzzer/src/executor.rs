@@ -11,12 +11,13 @@ use libafl::executors::{Executor, ExitKind, HasObservers};
 use libafl::inputs::{BytesInput, HasMutatorBytes as _};
 use libafl::state::HasExecutions;
 use libafl_bolts::tuples::RefIndexable;
-use unifork_vmm::{Outcome, Replica, Space};
+use unifork_vmm::{Outcome, Space};
 
 use crate::audit::Auditor;
 use crate::batch::Batcher;
 use crate::campaign::{CampaignError, State};
 use crate::findings::{Findings, Moment, Verdict};
+use crate::fork::Fork;
 use crate::monitor::Monitor;
 use crate::novelty;
 use crate::observer::{Observers, SharedRun, kernel_counts};
@@ -87,7 +88,7 @@ impl Tally {
 pub(crate) struct ReplicaExecutor {
     // Invariant: looks into the replica's windows, so it comes before it: fields drop in order.
     observers: Observers,
-    pub(crate) replica: Replica,
+    pub(crate) replica: Fork,
     pub(crate) findings: Findings,
     pub(crate) monitor: Monitor,
     pub(crate) tally: Tally,
@@ -109,7 +110,7 @@ pub(crate) struct ReplicaExecutor {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) observers: Observers,
-    pub(crate) replica: Replica,
+    pub(crate) replica: Fork,
     pub(crate) findings: Findings,
     pub(crate) monitor: Monitor,
     pub(crate) limits: Limits,
@@ -185,13 +186,15 @@ impl ReplicaExecutor {
         }
         self.replica.prepare(input)?;
         let written = Instant::now();
-        let outcome = self.replica.run_prepared(self.deadline);
+        let outcome = self.replica.run_prepared(self.deadline)?;
         self.now = Instant::now();
         self.last.elapsed.set(self.now - written);
         self.tally.count(start - before, written - start, self.now - written);
         *state.executions_mut() += 1;
-        if let Some(auditor) = self.auditor.as_mut().filter(|auditor| auditor.due(self.tally.runs)) {
-            auditor.run(self.tally.runs, &self.replica, input, &outcome)?;
+        if let Some(auditor) = self.auditor.as_mut().filter(|auditor| auditor.due(self.tally.runs))
+            && let Some(replica) = self.replica.own()
+        {
+            auditor.run(self.tally.runs, replica, input, &outcome)?;
         }
         let exit = match outcome {
             Outcome::Done { code } => {
@@ -249,24 +252,25 @@ impl ReplicaExecutor {
         interesting: &mut Vec<usize>,
     ) -> Result<usize, CampaignError> {
         let paused = self.batcher.as_mut().is_none_or(|batcher| batcher.is_paused(inputs.len()));
-        let Some(batcher) = self.batcher.as_mut().filter(|_| !paused) else {
+        let before = Instant::now();
+        let batcher = self.batcher.as_mut().filter(|_| !paused);
+        let Some((batcher, replica)) = batcher.zip(self.replica.own()) else {
             interesting.clear();
             interesting.extend(0..inputs.len());
             return Ok(inputs.len());
         };
-        let before = Instant::now();
         if std::mem::take(&mut self.dirty) {
-            self.tally.reset_pages += self.replica.reset()?.pages as u64;
+            self.tally.reset_pages += replica.reset()?.pages as u64;
         }
         if std::mem::take(&mut batcher.stale) {
-            let app = self.replica.snapshot().counter_count(Space::Application);
-            let (app, kernel) = self.replica.novelty_mut().split_at_mut(app);
+            let app = replica.snapshot().counter_count(Space::Application);
+            let (app, kernel) = replica.novelty_mut().split_at_mut(app);
             novelty::write_thresholds(state, "edges", app);
             novelty::write_thresholds(state, "kernel", kernel);
         }
         let start = Instant::now();
         let bytes = inputs.iter().map(BytesInput::mutator_bytes);
-        let dealt = batcher.run(&mut self.replica, bytes, self.deadline, interesting)?;
+        let dealt = batcher.run(replica, bytes, self.deadline, interesting)?;
         self.now = Instant::now();
         batcher.adapt(dealt.runs, self.now - start);
         let before_runs = self.tally.runs;
@@ -277,7 +281,7 @@ impl ReplicaExecutor {
         *state.executions_mut() += dealt.runs as u64;
         if let Some(auditor) = &mut self.auditor {
             let bytes = inputs.iter().map(BytesInput::mutator_bytes);
-            auditor.batch(before_runs, &mut self.replica, bytes, batcher.runs())?;
+            auditor.batch(before_runs, replica, bytes, batcher.runs())?;
         }
         if self.monitor.due(self.now) {
             self.take_figures();
@@ -288,9 +292,7 @@ impl ReplicaExecutor {
 
     /// Brings what others count into the tally.
     pub(crate) fn take_figures(&mut self) {
-        let hot = self.replica.hot_stats();
-        self.tally.hot_pages = hot.pages;
-        self.tally.hot_hit_rate = hot.hits as f64 / (hot.hits + hot.misses).max(1) as f64;
+        (self.tally.hot_pages, self.tally.hot_hit_rate) = self.replica.hot();
         if let Some(batcher) = &self.batcher {
             self.tally.batch_size = batcher.size();
             self.tally.batches = batcher.batches;
@@ -316,7 +318,7 @@ impl ReplicaExecutor {
 
     /// Names a bad end and hands it to the findings.
     fn judge(&mut self, outcome: &Outcome, execs: u64, input: &[u8]) -> Result<(), CampaignError> {
-        let Some(seen) = self.triage.sight(&self.replica, outcome) else { return Ok(()) };
+        let Some(seen) = self.triage.sight(&mut self.replica, outcome) else { return Ok(()) };
         let at = Moment { execs, runtime: self.monitor.runtime(self.now) };
         let verdict = self.findings.judge(&seen, input, at)?;
         if let Verdict::New(name) = &verdict {

@@ -18,8 +18,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use unifork_vmm::Outcome;
 use unifork_vmm::introspect::CrashReport;
-use unifork_vmm::{Outcome, ReplicaError};
+
+use crate::fork::ForkError;
 
 use crate::campaign::CampaignError;
 use crate::cmd::warn;
@@ -282,7 +284,7 @@ impl Findings {
     }
 
     /// Runs `input` in fresh forks, once where that does the same, else a few times.
-    fn confirm(&self, seen: &Sighting, input: &[u8]) -> Result<Confirmed, ReplicaError> {
+    fn confirm(&self, seen: &Sighting, input: &[u8]) -> Result<Confirmed, ForkError> {
         let mut confirmed = Confirmed { agreed: 0, runs: 0 };
         while confirmed.runs < CONFIRMATIONS {
             let probed = self.probe.run(input)?;

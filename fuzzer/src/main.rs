@@ -16,6 +16,7 @@ mod detail;
 mod executor;
 mod feedback;
 mod findings;
+mod fork;
 mod history;
 mod journal;
 mod machine;

@@ -1,7 +1,7 @@
 //! What is seen of a run: the two coverage maps, and the facts beside them.
 //!
-//! The maps lie in the replica's own counter windows; nothing is copied. The guest zeroes them at
-//! the start of each run, and LibAFL buckets the hit counts in place after it.
+//! The maps lie in the fork's own counters: with our own guest the windows that it counts in, so nothing is
+//! copied. They begin each run at zero, and LibAFL buckets the hit counts in place after it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,9 +12,10 @@ use libafl::executors::ExitKind;
 use libafl::observers::map::ExplicitTracking;
 use libafl::observers::{CanTrack, HitcountsMapObserver, StdMapObserver};
 use libafl_bolts::tuples::{tuple_list, tuple_list_type};
-use unifork_vmm::{Replica, Space};
+use unifork_vmm::Space;
 
 use crate::campaign::CampaignError;
+use crate::fork::Fork;
 
 /// Hit counts, bucketed.
 pub(crate) type Map = HitcountsMapObserver<StdMapObserver<'static, u8, false>>;
@@ -24,7 +25,7 @@ pub(crate) type Edges = ExplicitTracking<Map, true, false>;
 pub(crate) type Observers = tuple_list_type!(Edges, Map);
 
 /// Observes the counters of `replica`. The observers must not outlive it.
-pub(crate) fn observe(replica: &mut Replica) -> Observers {
+pub(crate) fn observe(replica: &mut Fork) -> Observers {
     let mut map = |name: &'static str, space| {
         let (start, bytes) = replica.counters_ptr(space);
         if bytes == 0 {

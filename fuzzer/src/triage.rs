@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use libafl_bolts::hash_std;
 use unifork_vmm::introspect::{CrashReport, Frame, Stop, Symbols};
-use unifork_vmm::{Cause, CrashKind, Engine, Kvm, Outcome, Replica, ReplicaError, Snapshot, Space};
+use unifork_vmm::{Cause, CrashKind, Engine, Kvm, Outcome};
 
+use crate::fork::{Fork, ForkError, Frozen};
 use crate::report;
 
 /// A run that ended badly.
@@ -43,13 +44,10 @@ pub(crate) struct Triage {
 }
 
 impl Triage {
-    /// For forks of `snapshot`. Reads headers only; debug information is read at the first crash.
-    pub(crate) fn new(snapshot: &Snapshot) -> Self {
+    /// For forks of `frozen`. Reads headers only; debug information is read at the first crash.
+    pub(crate) fn new(frozen: &Frozen) -> Self {
         let mut symbols = Symbols::new();
-        let info = snapshot.info();
-        let images =
-            [(info.name.as_str(), snapshot.app_elf(), info.app_bias), ("libOS", snapshot.kernel_elf(), 0)];
-        for (name, bytes, bias) in images {
+        for (name, bytes, bias) in frozen.images() {
             if let Err(error) = symbols.load(name, Arc::clone(bytes), bias) {
                 log::warn!("no symbols: {error}");
             }
@@ -58,15 +56,15 @@ impl Triage {
     }
 
     /// Names the run that `replica` just made, if it ended badly.
-    pub(crate) fn sight(&self, replica: &Replica, outcome: &Outcome) -> Option<Sighting> {
-        let counters = replica.counters(Space::Application);
+    pub(crate) fn sight(&self, replica: &mut Fork, outcome: &Outcome) -> Option<Sighting> {
+        let counters = replica.counters();
         let coverage_hash = hash_std(counters);
         let (stop, edges) = match outcome {
             Outcome::Done { .. } | Outcome::Exit { .. } => return None,
             Outcome::Timeout => {
                 let reached =
                     (0..).zip(counters).filter(|&(_, &count)| count != 0).map(|(edge, _)| edge).collect();
-                (Stop { registers: replica.registers(), ..Stop::default() }, reached)
+                (Stop::default(), reached)
             }
             Outcome::Crash(crash) => {
                 let fault_address = match crash.cause {
@@ -76,8 +74,9 @@ impl Triage {
                 (Stop { registers: crash.registers, fault_address, ..Stop::default() }, Vec::new())
             }
         };
-        let stop = Stop { cause: report::sentence(outcome), console: replica.console(), ..stop };
-        let report = CrashReport::collect(&stop, replica, &self.symbols);
+        let registers = if *outcome == Outcome::Timeout { replica.registers() } else { stop.registers };
+        let stop = Stop { cause: report::sentence(outcome), console: replica.console(), registers, ..stop };
+        let report = replica.report(&stop, &self.symbols);
         let name = match outcome {
             Outcome::Crash(crash) => {
                 let spot = if crash.kind == CrashKind::StackOverflow { None } else { spot(&report.frames) };
@@ -95,12 +94,15 @@ impl Triage {
 
 /// Where debug information says the C runtime's sources are: `assert()` reports from there.
 const RUNTIME: &str = "/unifork/runtime/";
+/// And that of an image's agent, wherever its header is.
+const AGENT: &str = "/unifork.h";
 
 /// The innermost source line known, so that two bugs in one function are two findings. Not for runaway
 /// recursion, which ends wherever the stack does.
 fn spot(frames: &[Frame]) -> Option<String> {
     frames.iter().filter_map(|frame| frame.place.as_ref()).find_map(|place| {
-        let path = place.file.as_deref().filter(|path| !path.starts_with(RUNTIME))?;
+        let path =
+            place.file.as_deref().filter(|path| !path.starts_with(RUNTIME) && !path.ends_with(AGENT))?;
         let file = path.rsplit('/').next()?;
         Some(format!("{file}:{}", place.line?))
     })
@@ -119,7 +121,7 @@ fn short(hash: u64) -> String {
 #[derive(Debug)]
 pub(crate) struct Probe {
     kvm: Arc<Kvm>,
-    snapshot: Arc<Snapshot>,
+    frozen: Frozen,
     deadline: Duration,
     triage: Triage,
 }
@@ -141,25 +143,26 @@ pub(crate) struct Probed {
 }
 
 impl Probe {
-    /// Probes of `snapshot`, each of at most `deadline`.
-    pub(crate) fn new(kvm: Arc<Kvm>, snapshot: Arc<Snapshot>, deadline: Duration) -> Self {
-        let triage = Triage::new(&snapshot);
-        Self { kvm, snapshot, deadline, triage }
+    /// Probes of `frozen`, each of at most `deadline`.
+    pub(crate) fn new(kvm: Arc<Kvm>, frozen: impl Into<Frozen>, deadline: Duration) -> Self {
+        let frozen = frozen.into();
+        let triage = Triage::new(&frozen);
+        Self { kvm, frozen, deadline, triage }
     }
 
     /// Runs `input` in a fresh fork.
-    pub(crate) fn run(&self, input: &[u8]) -> Result<Probed, ReplicaError> {
+    pub(crate) fn run(&self, input: &[u8]) -> Result<Probed, ForkError> {
         self.run_for(input, self.deadline)
     }
 
     /// The same, for at most `deadline`.
-    pub(crate) fn run_for(&self, input: &[u8], deadline: Duration) -> Result<Probed, ReplicaError> {
+    pub(crate) fn run_for(&self, input: &[u8], deadline: Duration) -> Result<Probed, ForkError> {
         // A fork that is never put back needs no engine; this one sets nothing up.
-        let mut replica = Replica::spawn(&self.kvm, &self.snapshot, Engine::CopyAll)?;
+        let mut replica = self.frozen.fork(&self.kvm, Engine::CopyAll)?;
         let outcome = replica.run(input, deadline)?;
-        let counters = replica.counters(Space::Application).to_vec();
+        let counters = replica.counters().to_vec();
         let coverage_hash = hash_std(&counters);
-        let sighting = self.triage.sight(&replica, &outcome);
+        let sighting = self.triage.sight(&mut replica, &outcome);
         let unserved = replica.unserved();
         Ok(Probed { outcome, sighting, console: replica.console(), coverage_hash, counters, unserved })
     }

@@ -17,35 +17,41 @@ use std::fs::File;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::addr::Gpa;
+use crate::agent::{Agent, AgentEvent, CallRegisters};
 use crate::caps::Kvm;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::sys::slots;
 use crate::vcpu::VcpuError;
 use crate::vcpu::cpuid::CpuModel;
-use crate::vm::{RAM_SLOT, WINDOWS_SLOT};
+use crate::vm::{RAM_SLOT, Tracking, WINDOWS_SLOT};
 
 mod bus;
 mod cpu;
 mod cpuid;
 mod devices;
 mod frozen;
+mod linear;
 mod loader;
 mod monitor;
+mod replica;
 
 pub use bus::Power;
 pub use cpu::Start;
 pub use frozen::{Frozen, MachineState};
 pub use loader::{LoadError, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Module, Protocol};
 pub use monitor::MonitorStats;
+pub use replica::{Base, BaseError, Fork, ForkError};
 
 use bus::Bus;
 use cpu::{Cpu, Stop};
 use cpuid::Cpuid;
+use linear::Linear;
 use loader::Request;
 use monitor::Monitor;
 
@@ -86,6 +92,8 @@ pub struct Config {
     pub modules: Vec<Module>,
     /// How its CPL 0 is run.
     pub ring0: Ring0,
+    /// Whether an agent finds its host ([`crate::agent`]).
+    pub agent: bool,
     /// The CPU that it sees. Default: the better of those that the host can be.
     pub cpu_model: Option<CpuModel>,
 }
@@ -99,6 +107,7 @@ impl Default for Config {
             initrd: None,
             modules: Vec::new(),
             ring0: Ring0::default(),
+            agent: false,
             cpu_model: None,
         }
     }
@@ -140,6 +149,8 @@ pub enum End {
     Deadline,
     /// The caller wanted it to stop.
     Stopped,
+    /// Its agent says so. Only of a machine that has [`Config::agent`].
+    Agent(AgentEvent),
     /// It cannot go on, for a reason that is the host's or the monitor's.
     Stuck {
         /// Which.
@@ -217,6 +228,7 @@ pub struct Machine {
     bus: Bus,
     protocol: Protocol,
     code: Vec<Range<u64>>,
+    agent: Agent,
 }
 
 impl Machine {
@@ -242,17 +254,18 @@ impl Machine {
         }
         let error = |source| VcpuError { ioctl: "KVM_CREATE_VM", source };
         let fd = kvm.fd.create_vm().map_err(|e| error(e.into()))?;
-        set_slots(&fd, &memory)?;
-        let model = config.cpu_model.unwrap_or(kvm.caps().cpu_model);
+        set_slots(&fd, &memory, Tracking::Off)?;
+        let cpuid = Cpuid::new(config.cpu_model.unwrap_or(kvm.caps().cpu_model)).with_agent(config.agent);
         let cpu = if uses_monitor(kvm, config.ring0)? {
-            let mut monitor = Monitor::create(&fd, &mut memory, Cpuid::new(model), &loaded.start)?;
+            let mut monitor = Monitor::create(&fd, &mut memory, cpuid, &loaded.start)?;
             monitor.prepare_code(&mut memory, &loaded.code);
             Cpu::Monitored(Box::new(monitor))
         } else {
-            Cpu::native(&fd, Cpuid::new(model), &loaded.start)?
+            Cpu::native(&fd, cpuid, &loaded.start)?
         };
         let bus = Bus::new(config.profile, config.memory_bytes);
-        Ok(Self { cpu, fd, memory, file: Some(file), bus, protocol: loaded.protocol, code: loaded.code })
+        let (protocol, code) = (loaded.protocol, loaded.code);
+        Ok(Self { cpu, fd, memory, file: Some(file), bus, protocol, code, agent: Agent::default() })
     }
 
     /// How the image was started.
@@ -343,6 +356,9 @@ impl Machine {
             if let Some(power) = self.bus.power() {
                 return Ok(Some(End::Power(power)));
             }
+            if let Some(event) = self.agent_call()? {
+                return Ok(Some(End::Agent(event)));
+            }
             if stop == Stop::Halt {
                 if !self.cpu.wakes_up() {
                     return Ok(Some(End::Halted));
@@ -363,6 +379,32 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Answers a call of the agent's; what is more than an announcement is the caller's.
+    fn agent_call(&mut self) -> Result<Option<AgentEvent>, VcpuError> {
+        if self.bus.take_agent().is_none() {
+            return Ok(None);
+        }
+        let paging = self.cpu.paging();
+        let regs = self.cpu.vcpu().regs_mut();
+        let call = CallRegisters { rax: regs.rax, rdi: regs.rdi, rsi: regs.rsi, rdx: regs.rdx };
+        match self.agent.call(&call, &Linear { paging, memory: &self.memory }) {
+            Some(AgentEvent::Continue { rax }) => self.cpu.answer(rax).map(|()| None),
+            event => Ok(event),
+        }
+    }
+
+    /// Makes KVM forget all that it knows of page tables in RAM.
+    fn forget_tables(&mut self) -> Result<(), VcpuError> {
+        let error = |source| VcpuError { ioctl: "KVM_SET_USER_MEMORY_REGION", source };
+        slots::remove(&self.fd, RAM_SLOT).map_err(error)?;
+        set_slots(&self.fd, &self.memory, Tracking::Off)
+    }
+
+    /// The machine's linear addresses, in the tables of the moment.
+    pub(crate) fn linear(&mut self) -> Linear<'_> {
+        Linear { paging: self.cpu.paging(), memory: &self.memory }
     }
 
     fn cpu_offer(&mut self) -> Result<Stop, ForeignError> {
@@ -414,11 +456,12 @@ impl Machine {
     }
 }
 
-fn set_slots(fd: &VmFd, memory: &GuestMemory) -> Result<(), VcpuError> {
+fn set_slots(fd: &VmFd, memory: &GuestMemory, tracking: Tracking) -> Result<(), VcpuError> {
+    let flags = if tracking == Tracking::Off { 0 } else { KVM_MEM_LOG_DIRTY_PAGES };
     let error = |source| VcpuError { ioctl: "KVM_SET_USER_MEMORY_REGION", source };
     // SAFETY: callers make `memory` and `fd` fields of one struct, `memory` behind `fd` and the vCPU, so
     // that it is dropped last; until then they drop `fd` before `memory`.
-    unsafe { slots::set(fd, RAM_SLOT, &memory.ram, 0) }.map_err(error)?;
+    unsafe { slots::set(fd, RAM_SLOT, &memory.ram, flags) }.map_err(error)?;
     // SAFETY: as above.
     unsafe { slots::set(fd, WINDOWS_SLOT, &memory.windows, 0) }.map_err(error)
 }
@@ -454,7 +497,7 @@ pub fn runs_ring0(kvm: &Kvm) -> Result<bool, VcpuError> {
     memory.write(Gpa(AT), &CODE).expect("the memory is larger");
     let error = |source| VcpuError { ioctl: "KVM_CREATE_VM", source };
     let fd = kvm.fd.create_vm().map_err(|e| error(e.into()))?;
-    set_slots(&fd, &memory)?;
+    set_slots(&fd, &memory, Tracking::Off)?;
     let start = Start { rip: AT, code: 8, data: 16, ..Start::default() };
     let cpu = Cpu::native(&fd, Cpuid::new(kvm.caps().cpu_model), &start)?;
     let mut probe = Probe { cpu, fd, memory, bus: Bus::new(Profile::Pc, bytes) };

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
+use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -95,6 +96,18 @@ pub struct ResetStats {
     pub cold: usize,
 }
 
+/// A machine whose memory an engine puts back.
+pub(crate) trait Tracked {
+    fn fd(&self) -> &VmFd;
+    fn memory(&self) -> &GuestMemory;
+    fn memory_mut(&mut self) -> &mut GuestMemory;
+    /// The dirty log is cleared by hand.
+    fn manual_dirty_log(&self) -> bool;
+    /// The pages that the dirty ring has named since this was last called, a bit each, for the caller to
+    /// clear.
+    fn take_ring_pages(&mut self) -> io::Result<(&mut [u64], &GuestMemory)>;
+}
+
 /// An engine with what it remembers of one fork.
 #[derive(Debug)]
 pub(crate) struct Resetter {
@@ -152,24 +165,24 @@ impl Resetter {
     /// than copying them for the rest of the epoch.
     pub(crate) fn reset(
         &mut self,
-        vm: &mut Vm,
+        vm: &mut impl Tracked,
         golden: &Golden<'_>,
         batch: bool,
     ) -> Result<ResetStats, ResetError> {
         let mut stats = ResetStats::default();
         match self.engine {
             Engine::CopyAll => {
-                let pages = vm.memory.len() / PAGE_BYTES;
-                (0..pages).for_each(|page| vm.memory.put_back(golden, page));
+                let pages = vm.memory().len() / PAGE_BYTES;
+                (0..pages).for_each(|page| vm.memory().put_back(golden, page));
                 stats.pages = usize::try_from(pages).unwrap_or(0);
             }
             Engine::DirtyLog => {
-                self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
+                self.log.read(vm.fd()).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
                 for (i, &word) in self.log.words().iter().enumerate() {
                     if word != 0 {
-                        stats.cold += put_back_word(&vm.memory, golden, i, self.planted.misread(word));
+                        stats.cold += put_back_word(vm.memory(), golden, i, self.planted.misread(word));
                         if vm.manual_dirty_log() {
-                            self.log.clear_word(&vm.fd, i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
+                            self.log.clear_word(vm.fd(), i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
                         }
                     }
                 }
@@ -186,10 +199,10 @@ impl Resetter {
             Engine::HotSet => {
                 let wrong = usize::from(self.planted.is(Mutation::SkipHotPage));
                 for &page in self.hot.pages().iter().skip(wrong) {
-                    vm.memory.put_back(golden, page.into());
+                    vm.memory().put_back(golden, page.into());
                 }
                 stats.pages = self.hot.pages().len();
-                self.log.read(&vm.fd).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
+                self.log.read(vm.fd()).map_err(ioctl("KVM_GET_DIRTY_LOG"))?;
                 let join = match (vm.manual_dirty_log(), batch && self.cold_pages() <= EAGER_PAGES_MAX) {
                     (false, _) => hot::Join::Never,
                     (true, false) => hot::Join::SecondTime,
@@ -198,10 +211,10 @@ impl Resetter {
                 for (i, &word) in self.log.words().iter().enumerate() {
                     let cold = self.hot.cold(i, word);
                     if cold != 0 {
-                        stats.cold += put_back_word(&vm.memory, golden, i, self.planted.misread(cold));
+                        stats.cold += put_back_word(vm.memory(), golden, i, self.planted.misread(cold));
                         let again = self.hot.learn(i, cold, join);
                         if again != 0 && vm.manual_dirty_log() {
-                            self.log.clear_word(&vm.fd, i, again).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
+                            self.log.clear_word(vm.fd(), i, again).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
                         }
                     }
                 }
@@ -212,11 +225,11 @@ impl Resetter {
             }
         }
         let forgotten = self.planted.is(Mutation::ForgetHostWrites);
-        for &page in vm.memory.host_dirty().iter().filter(|_| !forgotten) {
-            vm.memory.put_back(golden, page);
+        for &page in vm.memory().host_dirty().iter().filter(|_| !forgotten) {
+            vm.memory().put_back(golden, page);
             stats.pages += 1;
         }
-        vm.memory.forget_host_writes();
+        vm.memory_mut().forget_host_writes();
         Ok(stats)
     }
 
@@ -278,11 +291,11 @@ impl Resetter {
     }
 
     /// Begins to learn the hot set anew: all of it is tracked again.
-    fn forget_hot(&mut self, vm: &Vm) -> Result<(), ResetError> {
+    fn forget_hot(&mut self, vm: &impl Tracked) -> Result<(), ResetError> {
         for i in 0..self.log.words().len() {
             let word = self.hot.word(i);
             if word != 0 {
-                self.log.clear_word(&vm.fd, i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
+                self.log.clear_word(vm.fd(), i, word).map_err(ioctl("KVM_CLEAR_DIRTY_LOG"))?;
             }
         }
         self.hot.forget();

@@ -24,6 +24,7 @@ use crate::machine;
 use crate::memory::GuestMemory;
 use crate::outcome::{Cause, Crash, CrashKind, Outcome};
 use crate::pool::{SpawnTimes, timed};
+use crate::reset::Tracked;
 use crate::sys::ring::{self, DirtyRing};
 use crate::sys::slots;
 use crate::vcpu::{CoreState, Exit, Vcpu, VcpuError};
@@ -140,7 +141,7 @@ impl Vm {
     }
 
     /// The VM itself, and whether its dirty log is cleared by hand.
-    fn create_fd(kvm: &Kvm, tracking: Tracking) -> Result<(VmFd, bool), VcpuError> {
+    pub(crate) fn create_fd(kvm: &Kvm, tracking: Tracking) -> Result<(VmFd, bool), VcpuError> {
         let error = |ioctl: &'static str| move |source: io::Error| VcpuError { ioctl, source };
         let fd = kvm.fd.create_vm().map_err(|e| error("KVM_CREATE_VM")(e.into()))?;
         let manual = tracking == Tracking::Log && kvm.caps().manual_dirty_log;
@@ -427,6 +428,24 @@ impl Vm {
 impl ReadMemory for Vm {
     fn read(&self, gva: u64, out: &mut [u8]) -> bool {
         Self::read(self, gva, out)
+    }
+}
+
+impl Tracked for Vm {
+    fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+    fn memory_mut(&mut self) -> &mut GuestMemory {
+        &mut self.memory
+    }
+    fn manual_dirty_log(&self) -> bool {
+        self.manual
+    }
+    fn take_ring_pages(&mut self) -> io::Result<(&mut [u64], &GuestMemory)> {
+        Self::take_ring_pages(self)
     }
 }
 

@@ -1,5 +1,10 @@
 //! `unifork.h` and what compilers say to it; and what it does where there is no unifork.
 
+#[path = "agent/build.rs"]
+mod build;
+#[path = "agent/forks.rs"]
+mod forks;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use libafl::mutators::Tokens;
 use thiserror::Error;
-use unifork_vmm::{Engine, Kvm, ReplicaError, Snapshot};
+use unifork_vmm::{Engine, Kvm, ReplicaError};
 
 use crate::cores::link::Port;
 use crate::findings::Machine;
+use crate::fork::{ForkError, Frozen};
 use crate::monitor::board::Board;
 use crate::monitor::{Figures, Show};
 use crate::output::OutputError;
@@ -21,7 +22,7 @@ use crate::units::plural;
 pub(crate) enum CampaignError {
     /// The host could not run the replica.
     #[error("cannot run the machine")]
-    Replica(#[from] ReplicaError),
+    Replica(#[from] ForkError),
     /// The campaign's folder could not be written or read.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -48,6 +49,12 @@ pub(crate) enum CampaignError {
     NoCoverage,
 }
 
+impl From<ReplicaError> for CampaignError {
+    fn from(error: ReplicaError) -> Self {
+        Self::Replica(error.into())
+    }
+}
+
 impl From<libafl::Error> for CampaignError {
     fn from(error: libafl::Error) -> Self {
         Self::Engine(error.to_string())
@@ -58,7 +65,7 @@ impl From<libafl::Error> for CampaignError {
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) kvm: Arc<Kvm>,
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) frozen: Frozen,
     pub(crate) machine: Machine,
     pub(crate) engine: Engine,
     /// Many inputs per entry of the guest; needs the hot set.

@@ -15,6 +15,7 @@ use libafl::mutators::Tokens;
 use unifork_vmm::{Engine, Space};
 
 use crate::campaign::{self, Campaign, CampaignError, Plan, Summary};
+use crate::cmd::run::kernel::KernelArgs;
 use crate::cmd::{Blame, Failure, Status, doctor, note, say, warn};
 use crate::cores::{CoreList, Role};
 use crate::findings;
@@ -31,6 +32,7 @@ use crate::units::{self};
 
 mod choose;
 mod client;
+pub(crate) mod foreign;
 mod several;
 mod tell;
 mod watch;
@@ -116,6 +118,8 @@ pub(crate) struct Args {
     pub(crate) metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
+    #[command(flatten)]
+    pub(crate) kernel: KernelArgs,
 }
 
 /// What can end a campaign beside its limits.
@@ -144,6 +148,9 @@ fn find_inputs(args: &Args) -> Result<(Seeds, Option<Tokens>, PathBuf), Failure>
 }
 
 fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
+    if foreign::is_wanted(&args.kernel, &args.image) {
+        return foreign::run(args, json);
+    }
     // What the user can mend is looked at before the machine is.
     let elf = machine::is_elf(&args.image).map_err(super::machine_failure)?;
     let cores = several::cores(args)?;
@@ -235,7 +242,7 @@ fn plan(
 ) -> Plan {
     Plan {
         kvm: machine.kvm.clone(),
-        snapshot: machine.snapshot.clone(),
+        frozen: machine.snapshot.clone().into(),
         machine: described,
         engine: super::default_engine(),
         audit: args.audit,

@@ -26,10 +26,11 @@ use memchr::memmem;
 use unifork_abi::COMPARISON_BYTES;
 use unifork_vmm::comparisons::{Comparison, Operands};
 use unifork_vmm::layout::Layout;
-use unifork_vmm::{Engine, Kvm, Replica, Snapshot};
+use unifork_vmm::{Engine, Kvm};
 
 use crate::campaign::{CampaignError, State};
 use crate::executor::ReplicaExecutor;
+use crate::fork::{Fork, ForkError, Frozen};
 use crate::observer::SharedRun;
 
 /// Words that comparisons add to the dictionary, at most.
@@ -47,35 +48,49 @@ const SEARCHED_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct Tracer {
     kvm: Arc<Kvm>,
-    snapshot: Arc<Snapshot>,
+    frozen: Frozen,
     deadline: Duration,
     // Made at the first need. `Some(None)`: the image logs nothing.
-    replica: Option<Option<Replica>>,
+    fork: Option<Option<Fork>>,
 }
 
 impl Tracer {
-    /// A tracer of the machine that `snapshot` is.
-    pub(crate) fn new(kvm: Arc<Kvm>, snapshot: Arc<Snapshot>, deadline: Duration) -> Self {
-        Self { kvm, snapshot, deadline, replica: None }
+    /// A tracer of the machine that `frozen` is.
+    pub(crate) fn new(kvm: Arc<Kvm>, frozen: Frozen, deadline: Duration) -> Self {
+        Self { kvm, frozen, deadline, fork: None }
     }
 
     /// What the run of `input` compares; `None` when the image logs nothing.
     pub(crate) fn trace(&mut self, input: &[u8]) -> Result<Option<Vec<Comparison>>, CampaignError> {
-        if self.replica.is_none() {
-            let traced =
-                self.snapshot.with_comparisons().map_err(|error| CampaignError::Engine(error.to_string()))?;
-            let replica = match traced {
-                Some(traced) => Some(Replica::spawn(&self.kvm, &Arc::new(traced), Engine::HotSet)?),
-                None => None,
+        if self.fork.is_none() {
+            let traced = match &self.frozen {
+                Frozen::Own(snapshot) => snapshot
+                    .with_comparisons()
+                    .map_err(|error| CampaignError::Engine(error.to_string()))?
+                    .map(|traced| Frozen::Own(Arc::new(traced))),
+                // The same machine, told to log by a flag in its memory.
+                Frozen::Foreign(_) => Some(self.frozen.clone()),
             };
-            self.replica = Some(replica);
+            self.fork = Some(match traced {
+                Some(traced) => Some(traced.fork(&self.kvm, Engine::HotSet)?),
+                None => None,
+            });
         }
-        let Some(Some(replica)) = &mut self.replica else { return Ok(None) };
-        replica.clear_comparisons();
-        // However it ends: a crash or a timeout has compared something, too.
-        let _outcome = replica.run(input, self.deadline)?;
-        let comparisons = replica.comparisons();
-        replica.reset()?;
+        let Some(Some(fork)) = &mut self.fork else { return Ok(None) };
+        // However a run ends: a crash or a timeout has compared something, too.
+        let comparisons = match fork {
+            Fork::Own(replica) => {
+                replica.clear_comparisons();
+                let _outcome = replica.run(input, self.deadline).map_err(ForkError::from)?;
+                replica.comparisons()
+            }
+            Fork::Foreign(fork) => {
+                fork.trace(true);
+                let _outcome = fork.run(input, self.deadline).map_err(ForkError::from)?;
+                fork.comparisons()
+            }
+        };
+        fork.reset()?;
         Ok(Some(comparisons))
     }
 }
@@ -135,7 +150,7 @@ impl TraceStage {
         for comparison in &comparisons {
             add_values(comparison, &mut values.list);
         }
-        let layout = self.tracer.snapshot.info().layout.clone();
+        let layout = self.tracer.frozen.layout();
         let tokens = state.metadata_or_insert_with(Tokens::default);
         for comparison in &comparisons {
             add_words(comparison, &layout, tokens);

@@ -23,6 +23,9 @@ pub enum Power {
     DebugExit(u32),
 }
 
+/// Where the agent of an image calls.
+const AGENT: u16 = unifork_abi::agent::PORT as u16;
+
 const IRQ_TIMER: u8 = 0;
 const IRQ_COM1: u8 = 4;
 
@@ -41,6 +44,10 @@ pub(crate) struct Bus {
     rtc: Rtc,
     pci_address: u32,
     power: Option<Power>,
+    // What was written to the agent's port and has not been looked at.
+    agent: Option<u32>,
+    // How far the clock moves at each access to a port.
+    tick_ns: u64,
     unknown: BTreeMap<u16, u64>,
 }
 
@@ -67,6 +74,8 @@ impl Bus {
             rtc: Rtc::new(memory_bytes),
             pci_address: 0,
             power: None,
+            agent: None,
+            tick_ns: 0,
             unknown: BTreeMap::new(),
         }
     }
@@ -81,8 +90,15 @@ impl Bus {
             rtc: image.rtc.clone(),
             pci_address: image.pci_address,
             power: None,
+            agent: None,
+            tick_ns: 0,
             unknown: BTreeMap::new(),
         }
+    }
+
+    /// Makes this what `image` is.
+    pub(crate) fn put_back(&mut self, image: &BusImage) {
+        *self = Self { tick_ns: self.tick_ns, ..Self::restore(image) };
     }
 
     pub(crate) fn image(&self) -> BusImage {
@@ -95,6 +111,11 @@ impl Bus {
             rtc: self.rtc.clone(),
             pci_address: self.pci_address,
         }
+    }
+
+    /// From now on, each access to a port takes so long, and nothing else takes any time.
+    pub(crate) fn tick(&mut self, tick_ns: u64) {
+        self.tick_ns = tick_ns;
     }
 
     /// It is now `now_ns` nanoseconds after the machine began. Time does not go back.
@@ -130,6 +151,11 @@ impl Bus {
         self.power
     }
 
+    /// What the image's agent has written to its port since this was last asked.
+    pub(crate) fn take_agent(&mut self) -> Option<u32> {
+        self.agent.take()
+    }
+
     pub(crate) fn serial(&mut self) -> &mut Serial {
         &mut self.serial
     }
@@ -147,6 +173,7 @@ impl Bus {
 
     /// Reads `size` (1, 2 or 4) bytes from `port`.
     pub(crate) fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        self.now_ns += self.tick_ns;
         let pc = self.profile == Profile::Pc;
         let byte = match port {
             0x20 | 0x21 | 0xa0 | 0xa1 => self.pic.read(port),
@@ -171,6 +198,7 @@ impl Bus {
 
     /// Writes the low `size` bytes of `value` to `port`.
     pub(crate) fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        self.now_ns += self.tick_ns;
         let pc = self.profile == Profile::Pc;
         let byte = value as u8;
         match port {
@@ -200,6 +228,7 @@ impl Bus {
                     self.power = Some(Power::Reset);
                 }
             }
+            AGENT if size == 4 => self.agent = Some(value),
             0xcf8 if pc && size == 4 => self.pci_address = value,
             0xcf8..=0xcff if pc => {}
             _ => self.note_unknown(port),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::bus::Bus;
 use super::cpuid::Cpuid;
 use super::monitor::state::{CODE32, CODE64, CS, DATA, DS, ES, FS, GS, SS, Segment, TASK, Table, Virtual};
+use super::monitor::walk::Paging;
 use super::monitor::{Monitor, MonitorStats};
 use crate::memory::GuestMemory;
 use crate::vcpu::enter::{Devices, Stopped};
@@ -154,6 +155,27 @@ impl Cpu {
         match self {
             Self::Native(native) => &mut native.vcpu,
             Self::Monitored(monitor) => monitor.vcpu(),
+        }
+    }
+
+    /// Puts the answer to an agent's call where it looks for it.
+    pub(crate) fn answer(&mut self, rax: u64) -> Result<(), VcpuError> {
+        self.vcpu().regs_mut().rax = rax;
+        match self {
+            Self::Native(native) => native.vcpu.store(),
+            // It stores registers before each entry.
+            Self::Monitored(_) => Ok(()),
+        }
+    }
+
+    /// How the guest's addresses are translated now.
+    pub(crate) fn paging(&mut self) -> Paging {
+        match self {
+            Self::Native(native) => {
+                let sregs = native.vcpu.sregs_mut();
+                Paging { cr0: sregs.cr0, cr3: sregs.cr3, cr4: sregs.cr4, efer: sregs.efer }
+            }
+            Self::Monitored(monitor) => monitor.cpu().paging,
         }
     }
 

@@ -13,6 +13,7 @@
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use serde::{Deserialize, Serialize};
 
+use crate::agent;
 use crate::vcpu::cpuid::{CpuModel, Leaf};
 
 const RDRAND: u32 = 1 << 30;
@@ -32,12 +33,14 @@ pub(crate) struct Cpuid {
     tsc_khz: u32,
     /// Bytes that XSAVE of everything takes on the real CPU; 0 where its XCR0 is the model's.
     real_xsave_bytes: u32,
+    /// Whether the machine says that it serves an agent.
+    agent: bool,
 }
 
 impl Cpuid {
     /// `model`, of whose time stamp counter nothing is known.
     pub(crate) fn new(model: CpuModel) -> Self {
-        Self { model, tsc_khz: 0, real_xsave_bytes: 0 }
+        Self { model, tsc_khz: 0, real_xsave_bytes: 0, agent: false }
     }
 
     /// The same, on a CPU whose XCR0 cannot be restricted: an `xsave` of everything writes this many
@@ -49,6 +52,11 @@ impl Cpuid {
     /// The same, whose time stamp counter runs at `tsc_khz`; 0: it is not said.
     pub(crate) fn with_tsc_khz(self, tsc_khz: u32) -> Self {
         Self { tsc_khz, ..self }
+    }
+
+    /// The same, with the leaves by which an agent knows the machine.
+    pub(crate) fn with_agent(self, agent: bool) -> Self {
+        Self { agent, ..self }
     }
 
     pub(crate) fn model(&self) -> CpuModel {
@@ -69,7 +77,16 @@ impl Cpuid {
                 found[1] = found[1].max(self.real_xsave_bytes);
                 found[2] = found[2].max(self.real_xsave_bytes);
             }
-            (0x4000_0000, _) => found = [0x4000_0010, SIGNATURE[0], SIGNATURE[1], SIGNATURE[2]],
+            (0x4000_0000, _) => {
+                found = agent::cpuid(leaf).filter(|_| self.agent).unwrap_or([
+                    0,
+                    SIGNATURE[0],
+                    SIGNATURE[1],
+                    SIGNATURE[2],
+                ]);
+                found[0] = 0x4000_0010;
+            }
+            (0x4000_0001, _) if self.agent => found = agent::cpuid(leaf).unwrap_or_default(),
             (0x4000_0010, _) => found = [self.tsc_khz, 0, 0, 0],
             (0x8000_0001, _) => found[3] |= PAGE_1GIB,
             _ => {}
@@ -81,7 +98,7 @@ impl Cpuid {
     /// have UMIP only if it is there.
     pub(crate) fn table(&self, monitor: bool) -> CpuId {
         let mut entries: Vec<kvm_cpuid_entry2> = self.model.table().as_slice().to_vec();
-        for function in [0x4000_0000, 0x4000_0010] {
+        for function in [0x4000_0000, 0x4000_0001, 0x4000_0010] {
             entries.push(kvm_cpuid_entry2 { function, ..Default::default() });
         }
         for entry in &mut entries {

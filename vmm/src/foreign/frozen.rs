@@ -11,10 +11,12 @@ use super::cpuid::Cpuid;
 use super::monitor::Monitor;
 use super::monitor::state::Virtual;
 use super::{ForeignError, Machine, Protocol, set_slots};
+use crate::agent::Agent;
 use crate::caps::Kvm;
 use crate::memory::{GuestMemory, MemoryError, MemoryImage};
 use crate::sys::memfd;
-use crate::vcpu::{CoreState, VcpuError, VcpuState};
+use crate::vcpu::{CoreState, VcpuState};
+use crate::vm::{Tracking, Vm};
 
 /// All of a machine but its memory: plain data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,8 +31,9 @@ pub struct MachineState {
 /// One machine, frozen. It never changes; forks map its memory copy-on-write.
 #[derive(Debug)]
 pub struct Frozen {
-    memory: MemoryImage,
-    state: MachineState,
+    pub(super) memory: MemoryImage,
+    pub(super) state: MachineState,
+    agent: Agent,
     protocol: Protocol,
 }
 
@@ -71,7 +74,7 @@ impl Machine {
     /// [`ForeignError`], when the host is to blame.
     pub fn freeze(mut self) -> Result<Frozen, ForeignError> {
         let state = self.state()?;
-        let Self { cpu, fd, memory, file, protocol, .. } = self;
+        let Self { cpu, fd, memory, file, protocol, agent, .. } = self;
         let bytes = memory.len();
         drop((cpu, fd));
         let frozen = match file {
@@ -92,7 +95,7 @@ impl Machine {
         };
         memfd::seal(&frozen).map_err(|source| MemoryError::Io { op: "seal", bytes, source })?;
         let memory = MemoryImage::map(frozen, 0, bytes)?;
-        Ok(Frozen { memory, state, protocol })
+        Ok(Frozen { memory, state, agent, protocol })
     }
 }
 
@@ -109,10 +112,18 @@ impl Frozen {
     ///
     /// [`ForeignError`], when the host is to blame.
     pub fn fork(self: &Arc<Self>, kvm: &Kvm) -> Result<Machine, ForeignError> {
+        Ok(self.fork_tracked(kvm, Tracking::Off)?.0)
+    }
+
+    /// The same, with writes to RAM watched; and whether their log is cleared by hand.
+    pub(super) fn fork_tracked(
+        self: &Arc<Self>,
+        kvm: &Kvm,
+        tracking: Tracking,
+    ) -> Result<(Machine, bool), ForeignError> {
         let mut memory = GuestMemory::for_fork(&self.memory, super::monitor::WINDOWS_BYTES)?;
-        let error = |source| VcpuError { ioctl: "KVM_CREATE_VM", source };
-        let fd = kvm.fd.create_vm().map_err(|e| error(e.into()))?;
-        set_slots(&fd, &memory)?;
+        let (fd, manual) = Vm::create_fd(kvm, tracking)?;
+        set_slots(&fd, &memory, tracking)?;
         let state = &self.state;
         let start = Start::default();
         let cpu = match &state.monitor {
@@ -128,7 +139,9 @@ impl Frozen {
             }
         };
         let bus = Bus::restore(&state.bus);
-        Ok(Machine { cpu, fd, memory, file: None, bus, protocol: self.protocol, code: Vec::new() })
+        let (protocol, code) = (self.protocol, Vec::new());
+        let machine = Machine { cpu, fd, memory, file: None, bus, protocol, code, agent: self.agent.clone() };
+        Ok((machine, manual))
     }
 }
 

@@ -36,7 +36,7 @@ mod patch;
 mod shadow;
 pub(crate) mod state;
 mod tables;
-mod walk;
+pub(crate) mod walk;
 
 /// Bytes of windows that the monitor needs: its own tables, and pages for shadow tables.
 pub(crate) const WINDOWS_BYTES: u64 = 16 << 20;
@@ -44,6 +44,8 @@ pub(crate) const WINDOWS_BYTES: u64 = 16 << 20;
 const NOWHERE: u64 = DOORBELL_GPA.0 - PAGE_BYTES;
 /// Bytes of code that are looked through before it runs, at most; the rest is when it is run.
 const CODE_BYTES_MAX: u64 = 64 << 20;
+/// Entries of shadow tables that are looked through one by one when a machine is put back.
+const FILLED_MAX: usize = 4096;
 /// Pages of a large page that are mapped when one of them is touched.
 const AHEAD: u64 = 32;
 const VECTOR_UD: u8 = 6;
@@ -73,6 +75,8 @@ pub(crate) struct Monitor {
     cpu: Virtual,
     cpuid: Cpuid,
     stats: MonitorStats,
+    // What was put into shadow tables since the machine was last put back, while there is room.
+    filled: Vec<(View, u64)>,
 }
 
 /// Device memory is reached by the CPU itself; ports are not, but for the stubs' own.
@@ -129,7 +133,8 @@ impl Monitor {
             rflags: 2,
             ..Default::default()
         };
-        Ok(Self { vcpu, shadow, cpu: start.cpu(), cpuid, stats: MonitorStats::default() })
+        let filled = Vec::with_capacity(FILLED_MAX);
+        Ok(Self { vcpu, shadow, cpu: start.cpu(), cpuid, stats: MonitorStats::default(), filled })
     }
 
     /// Goes on as a guest that was frozen.
@@ -142,6 +147,55 @@ impl Monitor {
         *regs = known;
         (sregs.fs.base, sregs.gs.base) = (fs, gs);
         Ok(())
+    }
+
+    /// Makes this the frozen guest again, whose memory is already in place.
+    ///
+    /// Shadow tables are a cache of the guest's own. What came into it during the run stays only if a
+    /// guest that begins anew would put the same into it, and leave no trace in its own tables by that.
+    pub(crate) fn put_back(
+        &mut self,
+        vm: &VmFd,
+        memory: &mut GuestMemory,
+        cpu: &Virtual,
+        state: &VcpuState,
+    ) -> Result<(), VcpuError> {
+        if self.cpu != *cpu {
+            self.cpu.clone_from(cpu);
+        }
+        let area = self.vcpu.xsave_from(state)?;
+        self.vcpu.load_xsave(&area)?;
+        let (regs, sregs) = self.vcpu.both_mut();
+        let (known, fs, gs) = guest_registers(state);
+        *regs = known;
+        (sregs.fs.base, sregs.gs.base) = (fs, gs);
+        if self.filled.len() > FILLED_MAX {
+            self.shadow.forget();
+        } else {
+            for i in 0..self.filled.len() {
+                let (view, address) = self.filled[i];
+                let Some(entry) = self.shadow.find(memory, view, address) else { continue };
+                if !self.stays(memory, view, address, entry) && self.shadow.unmap(memory, address).is_err() {
+                    self.reclaim(vm, memory)?;
+                    break;
+                }
+            }
+        }
+        self.filled.clear();
+        Ok(())
+    }
+
+    /// Whether the guest's own tables lead from `address` to `entry`, and have been used for that before.
+    fn stays(&self, memory: &GuestMemory, view: View, address: u64, entry: Entry) -> bool {
+        // Of the guest's user mode nothing is kept: `look` is a supervisor's.
+        if view == View::User || entry.gpa == NOWHERE {
+            return false;
+        }
+        self.cpu.paging.look(memory, address).is_some_and(|(to, seen)| {
+            let page = to.gpa & !(PAGE_BYTES - 1);
+            let executable = to.execute && (page >= memory.len() || self.cpu.scanned.contains(&page));
+            seen && page == entry.gpa && to.write == entry.write && executable == entry.execute
+        })
     }
 
     pub(crate) fn cpu(&self) -> &Virtual {
@@ -387,6 +441,10 @@ impl Monitor {
                     if self.shadow.map(memory, view, at, entry).is_err() {
                         self.reclaim(vm, memory)?;
                         self.shadow.map(memory, view, at, entry).expect("all pages are free");
+                    }
+                    // One more than there is room for says that some are not in it.
+                    if self.filled.len() <= FILLED_MAX {
+                        self.filled.push((view, at));
                     }
                 }
                 Ok(Stop::Again)

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use unifork_abi::Filter;
-use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome, Replica, ReplicaError, Space};
+use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome, Replica, Space};
 
+use crate::fork::ForkError;
 use crate::machine::Machine;
 use crate::signals;
 use crate::triage::Probe;
@@ -34,7 +35,7 @@ pub(super) struct Measure {
 }
 
 impl Measure {
-    pub(super) fn new(machine: &Machine, deadline: Duration) -> Result<Self, ReplicaError> {
+    pub(super) fn new(machine: &Machine, deadline: Duration) -> Result<Self, ForkError> {
         Ok(Self {
             probe: Probe::new(machine.kvm.clone(), machine.snapshot.clone(), deadline),
             replica: Replica::spawn(&machine.kvm, &machine.snapshot, Engine::HotSet)?,
@@ -49,7 +50,7 @@ impl Measure {
         &mut self,
         inputs: &[Vec<u8>],
         mut tell: impl FnMut(usize, End<'_>),
-    ) -> Result<(), ReplicaError> {
+    ) -> Result<(), ForkError> {
         let mut next = 0;
         while next < inputs.len() && !signals::stop_requested() {
             let rest = inputs[next..].iter().map(Vec::as_slice);
@@ -85,7 +86,7 @@ impl Measure {
         at: usize,
         input: &[u8],
         tell: &mut impl FnMut(usize, End<'_>),
-    ) -> Result<(), ReplicaError> {
+    ) -> Result<(), ForkError> {
         match self.replica.run(input, self.deadline)? {
             Outcome::Done { code: -1 } => tell(at, End::Rejected),
             Outcome::Done { .. } | Outcome::Exit { .. } => {

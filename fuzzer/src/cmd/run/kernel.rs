@@ -40,7 +40,7 @@ pub(crate) struct KernelArgs {
 
 impl KernelArgs {
     /// Whether one of them was given.
-    fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.profile.is_some()
             || self.append.is_some()
             || self.initrd.is_some()
@@ -77,14 +77,11 @@ pub(super) fn is_wanted(args: &Args) -> bool {
 /// Runs one.
 pub(super) fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
     let path = Path::new(&args.command[0]);
-    let read = |path: &Path| {
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display())).or_usage();
-        bytes.map_err(|failure| failure.help("check the path"))
-    };
     let image = read(path)?;
     refuse_what_is_a_programs(args)?;
     let kvm = Kvm::open().map_err(|error| crate::cmd::machine_failure(error.into()))?;
-    let config = config(args, &read)?;
+    let words: Vec<_> = args.command[1..].iter().map(|word| word.to_string_lossy()).collect();
+    let config = args.kernel.config(args.memory.unwrap_or(MEMORY_BYTES), &words.join(" "))?;
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     signals::catch();
     let began = Instant::now();
@@ -109,6 +106,11 @@ pub(super) fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
     Ok(status)
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display())).or_usage();
+    bytes.map_err(|failure| failure.help("check the path"))
+}
+
 fn refuse_what_is_a_programs(args: &Args) -> Result<(), Failure> {
     let flags = [
         ("--env", !args.env.is_empty()),
@@ -122,34 +124,40 @@ fn refuse_what_is_a_programs(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn config(args: &Args, read: &dyn Fn(&Path) -> Result<Vec<u8>, Failure>) -> Result<Config, Failure> {
-    let flags = &args.kernel;
-    let words: Vec<_> = args.command[1..].iter().map(|word| word.to_string_lossy()).collect();
-    let mut modules = Vec::new();
-    for module in &flags.module {
-        let (file, rest) = module.split_once(',').unwrap_or((module, ""));
-        let separator = if rest.is_empty() { "" } else { " " };
-        modules.push(Module { command: format!("{file}{separator}{rest}"), bytes: read(Path::new(file))? });
+impl KernelArgs {
+    /// The machine that they ask for, with `memory_bytes` of memory, and `words` for a command line unless
+    /// they have one.
+    pub(crate) fn config(&self, memory_bytes: u64, words: &str) -> Result<Config, Failure> {
+        let flags = self;
+        let mut modules = Vec::new();
+        for module in &flags.module {
+            let (file, rest) = module.split_once(',').unwrap_or((module, ""));
+            let separator = if rest.is_empty() { "" } else { " " };
+            modules
+                .push(Module { command: format!("{file}{separator}{rest}"), bytes: read(Path::new(file))? });
+        }
+        Ok(Config {
+            profile: match flags.profile {
+                Some(ProfileName::Firecracker) => Profile::Firecracker,
+                Some(ProfileName::Pc) | None => Profile::Pc,
+            },
+            memory_bytes,
+            append: flags.append.clone().unwrap_or_else(|| words.to_owned()),
+            initrd: flags.initrd.as_deref().map(read).transpose()?,
+            modules,
+            ring0: match flags.ring0 {
+                Some(Ring0Name::Native) => Ring0::Native,
+                Some(Ring0Name::Monitor) => Ring0::Monitor,
+                None => Ring0::Auto,
+            },
+            agent: false,
+            cpu_model: None,
+        })
     }
-    Ok(Config {
-        profile: match flags.profile {
-            Some(ProfileName::Firecracker) => Profile::Firecracker,
-            Some(ProfileName::Pc) | None => Profile::Pc,
-        },
-        memory_bytes: args.memory.unwrap_or(MEMORY_BYTES),
-        append: flags.append.clone().unwrap_or_else(|| words.join(" ")),
-        initrd: flags.initrd.as_deref().map(read).transpose()?,
-        modules,
-        ring0: match flags.ring0 {
-            Some(Ring0Name::Native) => Ring0::Native,
-            Some(Ring0Name::Monitor) => Ring0::Monitor,
-            None => Ring0::Auto,
-        },
-        cpu_model: None,
-    })
 }
 
-fn failure(path: &Path, error: ForeignError) -> Failure {
+/// Whose fault it is that an image does not boot.
+pub(crate) fn failure(path: &Path, error: ForeignError) -> Failure {
     let (blame, help) = match &error {
         ForeignError::Load(LoadError::Memory(_) | LoadError::TooLarge { .. }) => {
             (Blame::Usage, "give it another size of memory (--memory)")
@@ -184,7 +192,8 @@ fn judge(end: &End) -> (String, Status) {
             (format!("triple fault at {rip:#x}{first}"), Status::Guest(128 + libc::SIGABRT as u8))
         }
         End::Deadline => ("it did not end in time".to_owned(), Status::Guest(124)),
-        End::Stopped => ("stopped".to_owned(), Status::Guest(128 + libc::SIGINT as u8)),
+        // It has no agent's host here.
+        End::Stopped | End::Agent(_) => ("stopped".to_owned(), Status::Guest(128 + libc::SIGINT as u8)),
         End::Stuck { reason } => (format!("it cannot go on: {reason}"), Status::Guest(125)),
     }
 }

@@ -8,8 +8,9 @@
 use std::time::Duration;
 
 use unifork_abi::Filter;
-use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome, Replica, ReplicaError, Space};
+use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome, Replica, Space};
 
+use crate::fork::ForkError;
 use crate::machine::Machine;
 use crate::triage::{Probe, Sighting};
 
@@ -95,7 +96,7 @@ impl Judge {
         probe: Probe,
         deadline: Duration,
         goal: Goal,
-    ) -> Result<Self, ReplicaError> {
+    ) -> Result<Self, ForkError> {
         let replica = Replica::spawn(&machine.kvm, &machine.snapshot, Engine::HotSet)?;
         Ok(Self { probe, replica, deadline, goal, runs: Vec::new(), ahead: AHEAD_MIN, execs: 0 })
     }
@@ -106,7 +107,7 @@ impl Judge {
     }
 
     /// Runs candidates from the first on, up to the first that does it; perhaps fewer.
-    pub(super) fn first_kept(&mut self, candidates: &[Vec<u8>]) -> Result<Verdict, ReplicaError> {
+    pub(super) fn first_kept(&mut self, candidates: &[Vec<u8>]) -> Result<Verdict, ForkError> {
         let inputs = candidates.iter().map(Vec::as_slice);
         let time = BatchTime { deadline: self.deadline, budget: self.deadline * BUDGET };
         let report = self.replica.run_batch(inputs, time, Filter::Off, &mut self.runs)?;
@@ -133,7 +134,7 @@ impl Judge {
     }
 
     /// Of the first `finished`, which ended well: the first that covers what it has to.
-    fn look_back(&mut self, candidates: &[Vec<u8>], finished: usize) -> Result<Verdict, ReplicaError> {
+    fn look_back(&mut self, candidates: &[Vec<u8>], finished: usize) -> Result<Verdict, ForkError> {
         self.execs += finished as u64;
         for (at, candidate) in candidates.iter().enumerate().take(finished) {
             // A batch of one stores no counters beside those of the replica.
@@ -149,7 +150,7 @@ impl Judge {
     }
 
     /// Whether the candidate that ended its batch with `outcome` does it. A time that is up may be the batch's.
-    fn kept_alone(&mut self, outcome: &Outcome, candidate: &[u8]) -> Result<bool, ReplicaError> {
+    fn kept_alone(&mut self, outcome: &Outcome, candidate: &[u8]) -> Result<bool, ForkError> {
         self.execs += 1;
         if self.goal.plausible(outcome, || false) {
             return self.confirmed(candidate);
@@ -158,7 +159,7 @@ impl Judge {
         Ok(unknown && self.one_by_one(&[candidate])?.kept)
     }
 
-    fn one_by_one(&mut self, candidates: &[impl AsRef<[u8]>]) -> Result<Verdict, ReplicaError> {
+    fn one_by_one(&mut self, candidates: &[impl AsRef<[u8]>]) -> Result<Verdict, ForkError> {
         for (at, candidate) in candidates.iter().map(AsRef::as_ref).enumerate() {
             let outcome = self.replica.run(candidate, self.deadline)?;
             self.execs += 1;
@@ -171,7 +172,7 @@ impl Judge {
     }
 
     /// Whether a fresh fork does it.
-    fn confirmed(&mut self, candidate: &[u8]) -> Result<bool, ReplicaError> {
+    fn confirmed(&mut self, candidate: &[u8]) -> Result<bool, ForkError> {
         self.execs += 1;
         let probed = self.probe.run(candidate)?;
         Ok(match (&self.goal, &probed.sighting) {

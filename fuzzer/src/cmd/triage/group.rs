@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use unifork_vmm::introspect::{CrashReport, Frame, signature};
-use unifork_vmm::{CrashKind, Outcome, ReplicaError};
+use unifork_vmm::{CrashKind, Outcome};
 
 use super::facts::Facts;
 use crate::cmd::subject::Subject;
+use crate::fork::ForkError;
 use crate::report;
 use crate::triage::{Probe, Sighting};
 
@@ -52,7 +53,7 @@ pub(super) fn make(
     subject: &Subject,
     deadline: Duration,
     runs: u32,
-) -> Result<Result<Made, String>, ReplicaError> {
+) -> Result<Result<Made, String>, ForkError> {
     let probed = probe.run_for(&subject.input, deadline)?;
     let Some(first) = probed.sighting else {
         return Ok(Err(format!("it ends well: {}", report::sentence(&probed.outcome))));

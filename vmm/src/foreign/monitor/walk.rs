@@ -75,6 +75,50 @@ impl Paging {
         }
     }
 
+    /// Where `address` leads for a supervisor who only looks: no bit is set on the way. With it, what a CPU
+    /// that has been there before would still know: whether the page is accessed already, and dirty if it can
+    /// be written.
+    pub(crate) fn look(&self, memory: &GuestMemory, address: u64) -> Option<(Translation, bool)> {
+        if !self.is_on() {
+            let here = Translation { gpa: address, write: true, execute: true, page_bytes: PAGE_BYTES };
+            return Some((here, true));
+        }
+        let long = self.efer & EFER_LMA != 0;
+        let wide = long || self.cr4 & CR4_PAE != 0;
+        let (entry_bytes, index_mask): (u64, u64) = if wide { (8, 511) } else { (4, 1023) };
+        let mut table = self.cr3 & if long { ADDRESS } else { 0xffff_ffe0 };
+        let (mut write, mut execute, mut seen) = (true, true, true);
+        for &shift in self.levels() {
+            let root_of_pae = wide && !long && shift == 30;
+            let index = address >> shift & if root_of_pae { 3 } else { index_mask };
+            let mut bytes = [0; 8];
+            memory.read(Gpa(table + index * entry_bytes), &mut bytes[..entry_bytes as usize]).ok()?;
+            let entry = u64::from_le_bytes(bytes);
+            if entry & PRESENT == 0 {
+                return None;
+            }
+            if !root_of_pae {
+                write &= entry & WRITE != 0;
+                execute &= self.efer & EFER_NXE == 0 || !wide || entry & NO_EXECUTE == 0;
+                seen &= entry & ACCESSED != 0;
+            }
+            let large = entry & LARGE != 0 && (21..=30).contains(&shift) && !root_of_pae;
+            if shift > 12 && !(large && (wide || self.cr4 & CR4_PSE != 0)) {
+                table = entry & if wide { ADDRESS } else { 0xffff_f000 };
+                continue;
+            }
+            let page_bytes = 1u64 << shift;
+            let base = entry & if wide { ADDRESS } else { 0xffff_f000 } & !(page_bytes - 1);
+            let write = write || self.cr0 & CR0_WP == 0;
+            let seen = seen && (!write || entry & DIRTY != 0);
+            return Some((
+                Translation { gpa: base | address & (page_bytes - 1), write, execute, page_bytes },
+                seen,
+            ));
+        }
+        None
+    }
+
     /// Translates `address` for `wanted`, and sets accessed and dirty bits on the way.
     ///
     /// # Errors

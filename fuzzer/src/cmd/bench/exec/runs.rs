@@ -183,7 +183,7 @@ impl Site<'_> {
         Ok(Plan {
             share: None,
             kvm: machine.kvm.clone(),
-            snapshot: machine.snapshot.clone(),
+            frozen: machine.snapshot.clone().into(),
             machine: machine.describe(self.image, DEADLINE, mode.engine()),
             audit: None,
             comparisons: true,

@@ -1,0 +1,144 @@
+/*
+ * A kernel that does what its input says: writes, maps, unmaps and remaps pages in page tables of its own,
+ * programs devices, changes registers of the CPU. Two bytes to a step. What it has read goes into the result.
+ */
+#define UNIFORK_IMPLEMENTATION
+#include <unifork.h>
+
+typedef __UINT64_TYPE__ u64;
+typedef __UINT8_TYPE__ u8;
+
+#define PAGE 4096
+#define PAGES 64
+#define PRESENT 1ul
+#define WRITE 2ul
+#define WINDOW ((volatile u8 *)0x8000000000ul)
+
+void kernel_main(void);
+
+__attribute__((used)) static u8 stack[16384] __attribute__((aligned(16)));
+static u8 input[4096];
+static u8 frames[PAGES][PAGE] __attribute__((aligned(PAGE)));
+static u64 root[512] __attribute__((aligned(PAGE)));
+static u64 directories[2][512] __attribute__((aligned(PAGE)));
+static volatile u64 table[512] __attribute__((aligned(PAGE)));
+static u8 counters[256];
+
+__asm__(".globl _start\n"
+        "_start: lea stack + 16384(%rip), %rsp\n"
+        "call kernel_main\n"
+        "1: hlt\n"
+        "jmp 1b\n");
+
+static void out(unsigned short port, u8 value)
+{
+    __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
+}
+
+static u8 in(unsigned short port)
+{
+    u8 value;
+    __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
+    return value;
+}
+
+static void flush(u8 page)
+{
+    __asm__ volatile("invlpg (%0)" : : "r"(WINDOW + page * PAGE) : "memory");
+}
+
+static u64 frame(unsigned number)
+{
+    return (u64)frames[number % PAGES];
+}
+
+static u64 run(const u8 *steps, u64 bytes)
+{
+    u64 seen = 0;
+    for (u64 i = 0; i + 1 < bytes; i += 2) {
+        u8 step = steps[i] % 12, value = steps[i + 1], page = value % PAGES;
+        counters[step * 16 + value % 16]++;
+        switch (step) {
+        case 0: /* an ordinary page */
+            frames[page][value]++;
+            break;
+        case 1: /* nothing there before: no flush is needed */
+            if (!table[page])
+                table[page] = frame(value / 3u) | PRESENT | WRITE;
+            break;
+        case 2:
+            table[page] = 0;
+            flush(page);
+            break;
+        case 3: /* another frame, perhaps read-only, with CR0.WP off or on */
+            table[page] = frame(value * 7u + (unsigned)i) | PRESENT | (value & 64 ? WRITE : 0);
+            flush(page);
+            break;
+        case 4:
+            if (table[page] & WRITE)
+                WINDOW[page * PAGE + value] += (u8)(i + 1);
+            break;
+        case 5:
+            if (table[page] & PRESENT)
+                seen = seen * 31 + WINDOW[page * PAGE + value];
+            break;
+        case 6: /* all at once */
+            __asm__ volatile("mov %%cr3, %%rax\n mov %%rax, %%cr3" : : : "rax", "memory");
+            break;
+        case 7: /* both interrupt controllers' masks, and the serial port's scratch register */
+            seen = seen * 31 + in(0x21) + in(0xa1) + in(0x3ff);
+            out(0x21, value | 1);
+            out(0xa1, value);
+            out(0x3ff, value);
+            break;
+        case 8: /* the timer, whose interrupt is masked, and the clock's memory */
+            out(0x43, 0x34);
+            out(0x40, value);
+            out(0x40, 1);
+            out(0x70, 0x40 + value % 16);
+            seen = seen * 31 + in(0x71);
+            out(0x71, value);
+            break;
+        case 9: {
+            unsigned low, high;
+            __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(0xc0000102));
+            seen = seen * 31 + low;
+            __asm__ volatile("wrmsr" : : "a"(value), "d"(0), "c"(0xc0000102));
+            break;
+        }
+        case 10: {
+            u64 flags;
+            __asm__ volatile("pushfq\n pop %0" : "=r"(flags));
+            seen = seen * 31 + (flags & 0x200);
+            if (value & 1)
+                __asm__ volatile("sti");
+            else
+                __asm__ volatile("cli");
+            break;
+        }
+        default: /* the table's own accessed and dirty bits */
+            seen = seen * 31 + (table[page] & 0x60);
+        }
+    }
+    return seen;
+}
+
+void kernel_main(void)
+{
+    u64 cr3;
+    __asm__ volatile("mov %%cr3, %0" : "=r"(cr3));
+    for (int i = 0; i < 512; i++)
+        root[i] = ((const u64 *)(cr3 & ~0xffful))[i];
+    root[1] = (u64)directories[0] | PRESENT | WRITE;
+    directories[0][0] = (u64)directories[1] | PRESENT | WRITE;
+    directories[1][0] = (u64)table | PRESENT | WRITE;
+    __asm__ volatile("mov %0, %%cr3" : : "r"(root) : "memory");
+    for (unsigned i = 0; i < PAGES; i += 3)
+        table[i] = frame(i) | PRESENT | WRITE;
+    WINDOW[0] = 1;
+    WINDOW[3 * PAGE] = 2;
+    unifork_counters(counters, counters + sizeof counters);
+    unifork_input_window(input, sizeof input);
+    u64 size = unifork_snapshot();
+    unifork_done((int)run(input, size));
+}
