@@ -1,7 +1,7 @@
 //! A campaign: LibAFL's concrete types, named once, and one core's loop from top to bottom.
 //!
 //! ```text
-//!  queue, seeds ─► load ─► loop { CoverScheduler ─► Calibrate ─► havoc + tokens × power } ─► summary
+//!  queue, seeds ─► load ─► loop { CoverScheduler ─► Calibrate ─► pipeline.rs × power } ─► summary
 //!                             │                          │ input
 //!                             │                  ReplicaExecutor ─► Replica (vmm)
 //!                             │                          │ counters, outcome
@@ -14,7 +14,6 @@
 //! A campaign on several cores is several of these, processes that share a folder and hear from one
 //! another between two rounds ([`cores`](crate::cores)).
 
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -25,16 +24,11 @@ use libafl::executors::{ExitKind, HasObservers as _};
 use libafl::feedbacks::Feedback as _;
 use libafl::fuzzer::{Evaluator as _, ExecuteInputResult, Fuzzer as _, NopInputFilter, StdFuzzer};
 use libafl::inputs::{BytesInput, BytesInputConverter};
-use libafl::mutators::{
-    HavocScheduledMutator, I2SRandReplace, I2SRandReplaceBinonly, Mutator, SingleChoiceScheduledMutator,
-    havoc_mutations, tokens_mutations,
-};
 use libafl::observers::ObserversTuple as _;
-use libafl::stages::{StagesTuple, StdMutationalStage, StdPowerMutationalStage};
+use libafl::stages::StagesTuple;
 use libafl::state::{HasCorpus, HasExecutions, HasMaxSize, StdState};
 use libafl::{HasFeedback as _, HasMetadata};
 use libafl_bolts::rands::StdRand;
-use libafl_bolts::tuples::{Merge as _, tuple_list};
 use unifork_abi::Filter;
 use unifork_vmm::Engine;
 
@@ -43,9 +37,12 @@ use crate::batch::Batcher;
 use crate::clock::Clock;
 use crate::cores::link::Link;
 use crate::detail::Book;
+use crate::edges;
 use crate::executor::{Limits, Parts, ReplicaExecutor, Tally};
 use crate::feedback::{Admission, CorpusFeedback, FoundFeedback};
 use crate::findings::Findings;
+use crate::fork::Frozen;
+use crate::grammar::Grammar;
 use crate::journal::{self, Key};
 use crate::monitor::{self, Monitor};
 use crate::observer::{self, LastRun, SharedRun};
@@ -54,14 +51,16 @@ use crate::queue::{Queue, SetAside, Stored};
 use crate::scheduler::CoverScheduler;
 use crate::seeds::Seed;
 use crate::signals;
-use crate::stage::batch::{BatchMutationalStage, Iterations};
-use crate::stage::calibrate::Calibrate;
-use crate::stage::compare::{Optional, ReplaceOperand, Replacements, TraceStage, Tracer};
+use crate::stage::calibrate::{self, Calibrate, UnstableList};
+use crate::stage::compare::Tracer;
+use crate::strategy::{Mechanism, Strategy};
 use crate::triage::{Probe, Triage};
 use crate::units::{plural, show_count};
 
 mod exchange;
+mod pipeline;
 mod plan;
+use pipeline::Mechanisms;
 pub(crate) use plan::{CampaignError, Plan, SeedReport, Share, Summary};
 
 /// Inputs in memory; the queue on disk is written by [`CorpusFeedback`].
@@ -74,20 +73,6 @@ type TheFuzzer =
 /// Time between two savings of the state. The queue is on disk at once; this only saves running
 /// it again after a kill.
 const SAVE_PERIOD: Duration = Duration::from_secs(30);
-
-/// Each time an entry is chosen, up to so many inputs that differ from it by one mutation...
-const SINGLE_MAX: NonZero<usize> = NonZero::new(256).expect("it is not zero");
-/// ...and then, as the power schedule has it, inputs with up to 2^this stacked ones. LibAFL's
-/// default is 7 and no single mutations: that takes twice the executions to guess three bytes in
-/// a row (58,000 against 28,000, mean of four seeds), and reaches 4 % fewer edges of cJSON in
-/// 100,000 executions.
-const HAVOC_STACK_POW: usize = 4;
-
-/// Mutants of a new entry that LibAFL's input-to-state mutators make, for each of its comparisons, and in
-/// all at least and at most: they choose at random.
-const RANDOM_EACH: usize = 2;
-const RANDOM_MIN: usize = 64;
-const RANDOM_MAX: usize = 1024;
 
 /// Exits measured before the first batch, to size it.
 const EXIT_SAMPLES: usize = 200;
@@ -107,6 +92,9 @@ pub(crate) struct Campaign {
     tracer: Option<Tracer>,
     link: Option<Link>,
     book: Book,
+    strategy: Strategy,
+    grammar: Option<Grammar>,
+    frozen: Frozen,
     /// Said before the first line of figures.
     pub(crate) notes: Vec<String>,
 }
@@ -169,7 +157,7 @@ impl Campaign {
         if let Some(tokens) = plan.tokens {
             state.add_metadata(tokens);
         }
-        let scheduler = CoverScheduler::new(&mut state, &observers.0);
+        let scheduler = CoverScheduler::new(&mut state, &observers.0, plan.strategy);
         let client = plan.share.as_ref().map_or(0, |share| share.number);
         let book = Book::open(output.root(), &client.to_string(), &plan.boot_unserved);
         feedback.slowest = book.slowest();
@@ -192,8 +180,10 @@ impl Campaign {
             .audit
             .zip(plan.frozen.own())
             .map(|(every, own)| Auditor::new(plan.kvm.clone(), own.clone(), plan.deadline, every));
-        let tracer =
-            plan.comparisons.then(|| Tracer::new(plan.kvm.clone(), plan.frozen.clone(), plan.deadline));
+        let tracer = plan
+            .strategy
+            .has(Mechanism::Comparisons)
+            .then(|| Tracer::new(plan.kvm.clone(), plan.frozen.clone(), plan.deadline));
         let triage = Triage::new(&plan.frozen);
         let deadline = plan.deadline;
         let parts = Parts {
@@ -223,6 +213,9 @@ impl Campaign {
             tracer,
             link: plan.share.map(|share| Link::new(share.broker)),
             book,
+            strategy: plan.strategy,
+            grammar: plan.grammar,
+            frozen: plan.frozen,
             notes,
         })
     }
@@ -277,48 +270,26 @@ impl Campaign {
 
     /// Fuzzes until a limit is reached or someone asks to stop.
     pub(crate) fn run(&mut self) -> Result<(), CampaignError> {
-        let mutations = || havoc_mutations().merge(tokens_mutations());
-        let single = SingleChoiceScheduledMutator::new(mutations());
-        let havoc = HavocScheduledMutator::with_max_stack_pow(mutations(), HAVOC_STACK_POW);
-        let calibrate = Calibrate::new(self.clock, self.last.clone());
-        let (trace, each, random) = self.comparison_stages();
-        if self.executor.batcher.is_some() {
-            let single = BatchMutationalStage::new(single, Iterations::UpTo(SINGLE_MAX));
-            let havoc = BatchMutationalStage::new(havoc, Iterations::Power);
-            return self.fuzz(tuple_list!(calibrate, trace, each, random, single, havoc));
-        }
-        self.fuzz(tuple_list!(
-            calibrate,
-            trace,
-            each,
-            random,
-            StdMutationalStage::with_max_iterations(single, SINGLE_MAX),
-            StdPowerMutationalStage::new(havoc),
-        ))
+        let calibrate = Calibrate::new(
+            self.clock,
+            self.last.clone(),
+            UnstableList { frozen: self.frozen.clone(), path: self.unstable_path() },
+        );
+        let mechanisms = Mechanisms {
+            strategy: self.strategy,
+            tracer: self.tracer.take(),
+            grammar: self.grammar.take(),
+            last: self.last.clone(),
+        };
+        let stages = pipeline::stages(mechanisms, &mut self.state)?;
+        self.fuzz((calibrate, stages))
     }
 
-    /// Sees what a new entry compares with what, and puts one where the other is; nothing when the
-    /// campaign does without.
-    fn comparison_stages(
-        &mut self,
-    ) -> (
-        Optional,
-        BatchMutationalStage<ReplaceOperand>,
-        BatchMutationalStage<impl Mutator<BytesInput, State> + use<>>,
-    ) {
-        let replacements = Replacements::default();
-        let trace = |tracer| TraceStage::new(tracer, self.last.clone(), replacements.clone());
-        let trace = Optional(self.tracer.take().map(trace));
-        let each = BatchMutationalStage::new(
-            ReplaceOperand::new(replacements.clone()),
-            Iterations::Replacements(replacements),
-        );
-        let random = SingleChoiceScheduledMutator::new(tuple_list!(
-            I2SRandReplace::new(),
-            I2SRandReplaceBinonly::new()
-        ));
-        let iterations = Iterations::Comparisons { each: RANDOM_EACH, range: (RANDOM_MIN, RANDOM_MAX) };
-        (trace, each, BatchMutationalStage::new(random, iterations))
+    /// The list of edges that do not repeat: `unstable.txt`, or `unstable-N.txt` of the client N.
+    fn unstable_path(&self) -> PathBuf {
+        let state = self.state_path.file_name().unwrap_or_default().to_string_lossy();
+        let name = state.replacen("state", "unstable", 1);
+        self.state_path.with_file_name(name).with_extension("txt")
     }
 
     fn fuzz<S>(&mut self, mut stages: S) -> Result<(), CampaignError>
@@ -361,6 +332,7 @@ impl Campaign {
             new_findings: executor.tally.new_findings,
             findings: executor.findings.names().map(|name| executor.findings.folder(name)).collect(),
             unserved: executor.replica.unserved(),
+            unstable: edges::find(&self.frozen, calibrate::unstable(&self.state)),
         })
     }
 

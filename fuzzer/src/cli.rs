@@ -41,7 +41,7 @@ pub(crate) enum Command {
     /// Freeze an image into a snapshot file, or say what is in one
     Snapshot(cmd::snapshot::Args),
     /// Fuzz an image
-    Fuzz(cmd::fuzz::Args),
+    Fuzz(Box<cmd::fuzz::Args>),
     /// Run a finding again and explain it
     Repro(cmd::repro::Args),
     /// Sort findings: groups, facts, and a page for each
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Tmin(cmd::tmin::Args),
     /// Keep of a corpus what reaches all that it reaches
     Cmin(cmd::cmin::Args),
+    /// Write a campaign's corpus and findings as AFL++ or libFuzzer would
+    Export(cmd::export::Args),
     /// Run inputs on forks for programs that ask over a socket
     Serve(cmd::serve::Args),
     /// Measure

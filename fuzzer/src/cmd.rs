@@ -13,6 +13,7 @@ pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod cmin;
 pub(crate) mod doctor;
+pub(crate) mod export;
 pub(crate) mod fuzz;
 pub(crate) mod progress;
 pub(crate) mod report;

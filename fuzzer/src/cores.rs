@@ -130,6 +130,8 @@ pub(crate) struct Ended {
     pub(crate) figures: crate::monitor::Figures,
     /// System calls the libOS does not serve, and how often they were made.
     pub(crate) unserved: Vec<(u64, u32)>,
+    /// Edges whose counts differ between runs of one input.
+    pub(crate) unstable: Vec<crate::edges::Edge>,
 }
 
 /// What a client tells the parent, a line of JSON each, beside its figures.

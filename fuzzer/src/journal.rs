@@ -7,17 +7,13 @@
 use std::fs;
 use std::path::Path;
 
-use libafl::stages::RetryCountRestartHelper;
+use libafl::corpus::HasCurrentCorpusId;
 use libafl::state::HasCurrentStageId;
-use libafl::{HasNamedMetadata, corpus::HasCurrentCorpusId};
 use libafl_bolts::hash_std;
 use serde::{Deserialize, Serialize};
 
 use crate::campaign::State;
 use crate::output::{self, OutputError};
-
-/// What LibAFL calls the first stages of each kind that a process makes; it has one of each.
-const STAGES: [&str; 2] = ["mutational:0", "power:0"];
 
 const MAGIC: [u8; 8] = *b"UFSTATE\x01";
 
@@ -32,6 +28,20 @@ pub(crate) struct Key {
     pub(crate) kernel_coverage: bool,
     /// Seed and clock, where they were given.
     pub(crate) seed: Option<u64>,
+}
+
+impl Key {
+    fn differs_from(&self, other: &Self) -> &'static str {
+        if self.version != other.version {
+            "it is of another version of unifork"
+        } else if self.snapshot != other.snapshot {
+            "it is of another image or machine"
+        } else if self.seed != other.seed {
+            "it is of another --seed"
+        } else {
+            "it is of another --kernel-coverage"
+        }
+    }
 }
 
 /// Writes `state`, whole or not at all.
@@ -55,7 +65,7 @@ pub(crate) fn load(path: &Path, key: &Key) -> Result<State, &'static str> {
     }
     let (found, rest) = postcard::take_from_bytes::<Key>(body).map_err(|_| "it is of another version")?;
     if found != *key {
-        return Err("it is of another image, build or seed");
+        return Err(found.differs_from(key));
     }
     let mut state: State = postcard::from_bytes(rest).map_err(|_| "it is of another version")?;
     settle(&mut state).map_err(|_| "it is of another version")?;
@@ -66,9 +76,5 @@ pub(crate) fn load(path: &Path, key: &Key) -> Result<State, &'static str> {
 /// afresh and LibAFL does not take the interruption for a crash of ours.
 pub(crate) fn settle(state: &mut State) -> Result<(), libafl::Error> {
     state.clear_corpus_id()?;
-    state.clear_stage_id()?;
-    for stage in STAGES {
-        _ = state.named_metadata_map_mut().remove::<RetryCountRestartHelper>(stage);
-    }
-    Ok(())
+    state.clear_stage_id()
 }

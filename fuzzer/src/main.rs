@@ -13,20 +13,25 @@ mod cmd;
 mod cores;
 mod cover;
 mod detail;
+mod edges;
 mod executor;
 mod feedback;
 mod findings;
 mod fork;
+mod grammar;
 mod history;
+mod identity;
 mod journal;
 mod machine;
 mod metrics;
 mod monitor;
+mod mutate;
 mod notice;
 mod novelty;
 mod observer;
 mod output;
 mod page;
+mod process;
 mod queue;
 mod report;
 mod scheduler;
@@ -36,6 +41,7 @@ mod session;
 mod shrink;
 mod signals;
 mod stage;
+mod strategy;
 mod syscalls;
 mod triage;
 mod ui;
@@ -64,6 +70,7 @@ fn main() -> ExitCode {
         Command::Report(args) => cmd::report::run(&args, json),
         Command::Triage(args) => cmd::triage::run(&args, json),
         Command::Tmin(args) => cmd::tmin::run(&args, json),
+        Command::Export(args) => cmd::export::run(&args, json),
         Command::Serve(args) => cmd::serve::run(&args, json),
         Command::Bench(args) => cmd::bench::run(&args, json),
     };

@@ -19,6 +19,7 @@ use crate::cmd::say;
 use crate::executor::Tally;
 use crate::findings::{Findings, Moment};
 use crate::output::OutputError;
+use crate::process;
 use crate::report;
 use crate::stage::calibrate;
 use crate::ui;
@@ -41,6 +42,11 @@ pub(crate) struct Figures {
     pub(crate) unix: u64,
     /// Seconds of fuzzing, those of earlier sessions included.
     pub(crate) runtime_s: f64,
+    /// Processor time of this session, in seconds, and memory of the process, in bytes.
+    #[serde(default)]
+    pub(crate) cpu_s: f64,
+    #[serde(default)]
+    pub(crate) rss_bytes: u64,
     /// Executions, those of earlier sessions included.
     pub(crate) execs: u64,
     /// Executions a second since the line before.
@@ -368,6 +374,8 @@ impl Monitor {
         Figures {
             unix: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs()),
             runtime_s: self.runtime(now).as_secs_f64(),
+            cpu_s: process::cpu().as_secs_f64(),
+            rss_bytes: process::resident_bytes(),
             execs,
             execs_per_s: new_execs as f64 / seconds,
             guest_us: of_one(guest),

@@ -8,7 +8,9 @@
 //!   findings/NAME/   one folder a finding                 findings.rs
 //!   state.postcard   the fuzzer's state, from time to time  journal.rs
 //!   state-N.postcard the same, of the client N of several
+//!   image.json       the image it is the campaign of     identity.rs
 //!   stats.jsonl      one line of figures a second        monitor.rs
+//!   unstable.txt     edges whose counts do not repeat    stage/calibrate.rs
 //!   detail-N.json    slowest inputs, unserved calls      detail.rs
 //!   report.html      `unifork report`                    cmd/report.rs
 //!   triage/          `unifork triage`                    cmd/triage.rs

@@ -62,6 +62,36 @@ impl SetAside {
     }
 }
 
+/// Reads the queue in `dir` as it is, perhaps while a campaign writes to it: its inputs in the order they
+/// were found, and the names of those that are damaged.
+pub(crate) fn read(dir: &Path) -> Result<(Vec<Stored>, Vec<String>), OutputError> {
+    let (mut stored, mut damaged) = (Vec::new(), Vec::new());
+    for name in names(dir)? {
+        let path = dir.join(&name);
+        let bytes = fs::read(&path).map_err(OutputError::io("read", &path))?;
+        if parse(&name).is_some_and(|(_, expected)| expected != hash_std(&bytes)) {
+            damaged.push(name);
+        } else {
+            stored.push(Stored { name, bytes });
+        }
+    }
+    Ok((stored, damaged))
+}
+
+/// The files in `dir`, in order; not those that are still being written.
+fn names(dir: &Path) -> Result<Vec<String>, OutputError> {
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(dir).map_err(OutputError::io("read", dir))? {
+        let entry = entry.map_err(OutputError::io("read", dir))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') && entry.path().is_file() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 impl Queue {
     /// Opens `dir`, which exists, and reads what is in it in the order it was found. Files whose
     /// bytes do not match their name are moved to `corrupt`, made if needed; of a `shared` folder, they and
@@ -74,19 +104,10 @@ impl Queue {
         if !shared {
             output::remove_partial(dir);
         }
-        let mut names: Vec<String> = Vec::new();
-        for entry in fs::read_dir(dir).map_err(OutputError::io("read", dir))? {
-            let entry = entry.map_err(OutputError::io("read", dir))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with('.') && entry.path().is_file() {
-                names.push(name);
-            }
-        }
-        names.sort();
         let mut queue =
             Self { dir: dir.to_path_buf(), next: 0, known: HashSet::new(), shared, fresh: Vec::new() };
         let (mut stored, mut aside) = (Vec::new(), Vec::new());
-        for name in names {
+        for name in names(dir)? {
             let path = dir.join(&name);
             let bytes = fs::read(&path).map_err(OutputError::io("read", &path))?;
             let hash = hash_std(&bytes);

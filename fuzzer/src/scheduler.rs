@@ -1,9 +1,11 @@
-//! Which corpus entry is next: LibAFL's weighted schedule, over a smallest cover of the edges.
+//! Which corpus entry is next: any, or by LibAFL's weighted schedule, over a smallest cover of the edges.
 //!
 //! LibAFL's `MinimizerScheduler` chooses that cover by walking a hash map whose order differs from
 //! process to process, never takes the mark off an entry that lost its place, walks it before every
 //! entry, and compares whole milliseconds, of which our runs have none. So its bookkeeping is used,
 //! and the choice is made here: in order of edges, when the corpus changed.
+
+use std::num::NonZero;
 
 use libafl::corpus::{Corpus, CorpusId, Testcase};
 use libafl::feedbacks::MapIndexesMetadata;
@@ -21,6 +23,8 @@ use libafl_bolts::tuples::MatchName;
 
 use crate::campaign::State;
 use crate::observer::{Edges, Map};
+use crate::stage::calibrate::UnstableEdges;
+use crate::strategy::{Mechanism, Strategy};
 
 /// Prefers short inputs that take little: among those that cover an edge, the one with the
 /// smallest product stands for it.
@@ -55,16 +59,18 @@ type Weighted = WeightedScheduler<Edges, Weight, Map>;
 #[derive(Debug)]
 pub(crate) struct CoverScheduler {
     minimizer: MinimizerScheduler<Weighted, LengthTimesEffort, BytesInput, MapIndexesMetadata, Edges>,
+    strategy: Strategy,
     // The corpus changed since the cover was chosen.
     stale: bool,
 }
 
 impl CoverScheduler {
-    /// A scheduler over the map that `edges` observes.
-    pub(crate) fn new(state: &mut State, edges: &Edges) -> Self {
+    /// A scheduler over the map that `edges` observes. Without weights, every entry is as likely as any
+    /// other; without a cover, none is passed over.
+    pub(crate) fn new(state: &mut State, edges: &Edges, strategy: Strategy) -> Self {
         const { assert!(Edges::INDICES) };
         let weighted = WeightedScheduler::with_schedule(state, edges, Some(PowerSchedule::fast()));
-        Self { minimizer: MinimizerScheduler::new(edges, weighted), stale: true }
+        Self { minimizer: MinimizerScheduler::new(edges, weighted), strategy, stale: true }
     }
 
     /// Marks a small set of entries that covers every edge, in order of edges.
@@ -74,6 +80,10 @@ impl CoverScheduler {
         }
         let Ok(top) = state.metadata::<TopRatedsMetadata>() else { return Ok(()) };
         let mut best: Vec<(usize, CorpusId)> = top.map().iter().map(|(&edge, &id)| (edge, id)).collect();
+        // An edge that comes and goes is no reason to prefer an entry.
+        if let Ok(unstable) = state.metadata::<UnstableEdges>() {
+            best.retain(|&(edge, _)| !unstable.contains(edge));
+        }
         best.sort_unstable_by_key(|&(edge, _)| edge);
         let mut covered = vec![false; best.last().map_or(0, |&(edge, _)| edge + 1)];
         for (edge, id) in best {
@@ -113,7 +123,20 @@ impl Scheduler<BytesInput, State> for CoverScheduler {
             self.stale = false;
         }
         loop {
-            let id = self.minimizer.base_mut().next(state)?;
+            let id = if self.strategy.has(Mechanism::Weights) {
+                self.minimizer.base_mut().next(state)?
+            } else {
+                let Some(count) = NonZero::new(state.corpus().count()) else {
+                    return Err(Error::empty("there is no entry to choose"));
+                };
+                let nth = state.rand_mut().below(count);
+                let id = state.corpus().nth(nth);
+                self.minimizer.base_mut().set_current_scheduled(state, Some(id))?;
+                id
+            };
+            if !self.strategy.has(Mechanism::Cover) {
+                return Ok(id);
+            }
             let favored = state.corpus().get(id)?.borrow().has_metadata::<IsFavoredMetadata>();
             if favored || !state.rand_mut().coinflip(DEFAULT_SKIP_NON_FAVORED_PROB) {
                 return Ok(id);

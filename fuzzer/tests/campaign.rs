@@ -87,25 +87,41 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
+/// Figures, queue and findings.
+type Ended = (Vec<Value>, Vec<(String, Vec<u8>)>, Vec<String>);
+
+/// What a campaign with these flags ends with, of as many sessions as there are limits.
+fn campaign(image: &Path, how: &[&str], sessions: &[&str]) -> Ended {
+    let dir = tempfile::tempdir().unwrap();
+    let mut figures = Vec::new();
+    for execs in sessions {
+        let args = ["--json", "fuzz", text(image), "--output", text(dir.path()), "--seed", "7"];
+        let summary = run(&[&args[..], &["--execs", execs], how].concat()).expect(0).json();
+        figures = ["execs", "corpus", "edges", "findings", "duplicates", "stability"]
+            .iter()
+            .map(|name| summary["summary"][name].clone())
+            .collect();
+    }
+    (figures, contents(&dir.path().join("queue")), names(&dir.path().join("findings")))
+}
+
+/// With every mechanism: comparisons, words, and for cJSON and SQLite a grammar; tokens, weights and MOpt.
 #[test]
 fn the_same_seed_gives_the_same_campaign() {
-    let image = image("cjson");
-    let campaign = || {
-        let dir = tempfile::tempdir().unwrap();
-        let args =
-            ["--json", "fuzz", text(&image), "--output", text(dir.path()), "--seed", "7", "--execs", "8000"];
-        let summary = run(&args).expect(0).json();
-        assert_eq!(summary["session_execs"], 8000);
-        let figures = &summary["summary"];
-        let figures: Vec<Value> = ["execs", "corpus", "edges", "findings", "duplicates", "stability"]
-            .iter()
-            .map(|name| figures[name].clone())
-            .collect();
-        (figures, contents(&dir.path().join("queue")), names(&dir.path().join("findings")))
-    };
-    let (one, other) = (campaign(), campaign());
-    assert!(one.1.len() > 20, "it is to be a campaign that finds something");
-    assert_eq!(one, other);
+    let cases: [(&str, &[&str], &[&str]); 5] = [
+        ("cjson", &[], &["8000"]),
+        ("cjson", &[], &["3000", "8000"]),
+        ("cjson", &["--no-batch", "--with", "mopt"], &["3000"]),
+        ("cjson", &["--without", "power,cover,operators", "--with", "weights,tokens"], &["3000"]),
+        ("sqlite", &[], &["1500", "2500"]),
+    ];
+    for (name, how, sessions) in cases {
+        let image = image(name);
+        let (one, other) = (campaign(&image, how, sessions), campaign(&image, how, sessions));
+        assert_eq!(one.0[0].to_string(), sessions[sessions.len() - 1], "{name} {how:?}: executions");
+        assert!(one.1.len() > 20, "{name} {how:?}: it is to be a campaign that finds something");
+        assert_eq!(one, other, "{name} {how:?} {sessions:?}");
+    }
 }
 
 fn start(image: &Path, output: &Path) -> Child {
@@ -269,7 +285,27 @@ fn comparisons_lead_through_magic_numbers_lengths_sums_and_words() {
         assert!(found.len() == 1 && found[0].starts_with("null-write-"), "{how:?}: {found:?}");
     }
     // Without them there is no way through: 2^64 to 1 against the first number alone.
-    let (ran, found) = fuzz(&["--no-comparisons"], "300000");
+    let (ran, found) = fuzz(&["--without", "comparisons"], "300000");
+    ran.expect(1);
+    assert_eq!(found, Vec::<String>::new());
+}
+
+#[test]
+fn a_grammar_leads_to_what_bytes_alone_do_not() {
+    let image = image("planted/nested");
+    let fuzz = |how: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["--json", "fuzz", text(&image), "--output", text(dir.path()), "--seed", "1"];
+        let limits = ["--execs", "200000", "--until", "finding"];
+        let ran = run(&[&args[..], &limits[..], how].concat());
+        (ran, names(&dir.path().join("findings")))
+    };
+    for how in [&[][..], &["--no-batch"]] {
+        let (ran, found) = fuzz(how);
+        println!("{how:?}: {} executions", ran.expect(0).json()["summary"]["execs"]);
+        assert!(found.len() == 1 && found[0].starts_with("null-write-"), "{how:?}: {found:?}");
+    }
+    let (ran, found) = fuzz(&["--without", "grammar,tokens"]);
     ran.expect(1);
     assert_eq!(found, Vec::<String>::new());
 }

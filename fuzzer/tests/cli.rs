@@ -23,6 +23,7 @@ fn help_texts_are_as_stored() {
         "triage",
         "tmin",
         "cmin",
+        "export",
         "serve",
         "bench",
         "bench spawn",

@@ -3,7 +3,7 @@
 //! ```text
 //!   *.c  *.cc ── clang, with coverage ──┐
 //!   runtime's *.c ── clang, without ────┼── lld, static, non-PIE, counters.ld ── NAME.img
-//!   *.o  *.a  -l… ──────────────────────┘                       seeds, dictionary ┴ NAME.seeds/ NAME.dict
+//!   *.o  *.a  -l… ──────────────────────┘                       seeds, dictionary, grammar ┴ NAME.seeds/ NAME.dict …
 //! ```
 //!
 //! C is linked with musl, C++ with glibc and libstdc++ (musl-tools has no libstdc++), both static.
@@ -179,6 +179,8 @@ pub struct BuildRequest {
     pub seeds: Option<PathBuf>,
     /// File to copy to `NAME.dict`.
     pub dictionary: Option<PathBuf>,
+    /// Grammar of the inputs, copied beside the image.
+    pub grammar: Option<PathBuf>,
     /// Folder that keeps compiled objects for the next build; `None` compiles everything.
     pub object_cache: Option<PathBuf>,
     /// Compilers at once; `None` is one per CPU.
@@ -201,6 +203,8 @@ pub struct Built {
     pub seeds: Option<PathBuf>,
     /// Its dictionary, if one was given.
     pub dictionary: Option<PathBuf>,
+    /// Its grammar, if one was given.
+    pub grammar: Option<PathBuf>,
     /// How many coverage counters it has.
     pub counters: usize,
     /// The C library it is linked with.
@@ -229,6 +233,7 @@ impl BuildRequest {
             output,
             seeds: None,
             dictionary: None,
+            grammar: None,
             object_cache: None,
             jobs: None,
             color: false,
@@ -352,13 +357,14 @@ pub fn build(request: &BuildRequest) -> Result<Built, BuildError> {
     let link_warnings = link::link(&toolchain, &inputs)?;
     let bytes = fs::read(&linked).map_err(io_error("read", &linked))?;
     let counters = inspect::inspect(&bytes)?;
-    let (seeds, dictionary) = publish::publish(request, &bytes)?;
+    let publish::Beside { seeds, dictionary, grammar } = publish::publish(request, &bytes)?;
     let ignored = inspect::ignored_hooks(&bytes);
 
     Ok(Built {
         image: request.output.clone(),
         seeds,
         dictionary,
+        grammar,
         counters,
         libc,
         compiled: compiled.compiled,

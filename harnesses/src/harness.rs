@@ -10,7 +10,7 @@ use crate::manifest::{FILE_NAME, Language, Manifest};
 /// How deep below `harnesses/` a harness's folder may be.
 const FOLDER_DEPTH_MAX: usize = 4;
 
-/// Builds the harness in `folder` to the image at `output`, with its seeds and dictionary beside
+/// Builds the harness in `folder` to the image at `output`, with its seeds, dictionary and grammar beside
 /// it. Sources are fetched when they are not cached yet, and only files that changed are compiled.
 ///
 /// `flags` come behind the manifest's, for all files.
@@ -69,6 +69,7 @@ pub fn request(
         output: output.into(),
         seeds: Some(folder.join(&manifest.seeds)),
         dictionary: manifest.dictionary.as_ref().map(|path| folder.join(path)),
+        grammar: manifest.grammar.as_ref().map(|path| folder.join(path)),
         object_cache: Some(cache.objects()),
         jobs: None,
         color: false,

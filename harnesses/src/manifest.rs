@@ -13,6 +13,7 @@
 //! files = ["harness.c"]                  # below this folder
 //! seeds = "../../corpora/cjson/seeds"
 //! dictionary = "../../corpora/cjson/dictionary"
+//! grammar = "../../corpora/cjson/grammar.json"  # as Nautilus has it; for mutations by structure
 //! coverage_floor = 500                   # counters that the seeds reach at least
 //!
 //! [[source]]
@@ -110,6 +111,8 @@ pub struct Manifest {
     pub seeds: PathBuf,
     /// Dictionary, relative to this folder.
     pub dictionary: Option<PathBuf>,
+    /// Grammar of the inputs, relative to this folder.
+    pub grammar: Option<PathBuf>,
     /// How many coverage counters the seeds reach at least.
     pub coverage_floor: usize,
     /// Third-party sources.

@@ -9,12 +9,15 @@ use thiserror::Error;
 use unifork_vmm::{Engine, Kvm, ReplicaError};
 
 use crate::cores::link::Port;
+use crate::edges::Edge;
 use crate::findings::Machine;
 use crate::fork::{ForkError, Frozen};
+use crate::grammar::Grammar;
 use crate::monitor::board::Board;
 use crate::monitor::{Figures, Show};
 use crate::output::OutputError;
 use crate::seeds::Seed;
+use crate::strategy::Strategy;
 use crate::units::plural;
 
 /// What ends a campaign before its time.
@@ -70,13 +73,13 @@ pub(crate) struct Plan {
     pub(crate) engine: Engine,
     /// Many inputs per entry of the guest; needs the hot set.
     pub(crate) batches: bool,
-    /// Entries are traced once, and what they compare is used.
-    pub(crate) comparisons: bool,
+    pub(crate) strategy: Strategy,
     /// Every so many runs, one is made again in a new fork and compared.
     pub(crate) audit: Option<u64>,
     pub(crate) deadline: Duration,
     pub(crate) seeds: Vec<Seed>,
     pub(crate) tokens: Option<Tokens>,
+    pub(crate) grammar: Option<Grammar>,
     pub(crate) kernel_coverage: bool,
     /// Given: the campaign is the same each time.
     pub(crate) seed: Option<u64>,
@@ -122,4 +125,6 @@ pub(crate) struct Summary {
     pub(crate) findings: Vec<PathBuf>,
     /// System calls the libOS does not serve, and how often they were made.
     pub(crate) unserved: Vec<(u64, u32)>,
+    /// Edges whose counts differ between runs of one input.
+    pub(crate) unstable: Vec<Edge>,
 }

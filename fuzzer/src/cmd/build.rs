@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Dictionary in AFL's or libFuzzer's syntax; copied to NAME.dict
     #[arg(long, value_name = "FILE")]
     dict: Option<PathBuf>,
+    /// Grammar of the inputs, a JSON list of rules as Nautilus has it; copied to NAME.grammar.json
+    #[arg(long, value_name = "FILE")]
+    grammar: Option<PathBuf>,
     /// Language standard, as in c11 or c++20; once for each language
     #[arg(long, value_name = "STD")]
     std: Vec<String>,
@@ -85,6 +88,7 @@ fn request(args: &Args) -> Result<BuildRequest, BuildError> {
     };
     request.seeds = args.seeds.clone().or(request.seeds);
     request.dictionary = args.dict.clone().or(request.dictionary);
+    request.grammar = args.grammar.clone().or(request.grammar);
     request.libc = args.libc.map(Libc::from).or(request.libc);
     request.jobs = args.jobs;
     request.color = std::io::stderr().is_terminal();
@@ -137,6 +141,9 @@ fn describe(built: &Built) -> String {
     if let Some(dictionary) = &built.dictionary {
         text += &format!("  dictionary {}\n", dictionary.display());
     }
+    if let Some(grammar) = &built.grammar {
+        text += &format!("  grammar    {}\n", grammar.display());
+    }
     text
 }
 
@@ -145,6 +152,7 @@ fn describe_json(built: &Built) -> serde_json::Value {
         "image": built.image,
         "seeds": built.seeds,
         "dictionary": built.dictionary,
+        "grammar": built.grammar,
         "counters": built.counters,
         "libc": libc_name(built.libc),
         "compiled": built.compiled,

@@ -221,7 +221,7 @@ fn tell_aside(measured: &Measured, json: bool) {
 }
 
 /// Refuses a folder that has something in it.
-fn vacant(folder: &Path) -> Result<(), Failure> {
+pub(crate) fn vacant(folder: &Path) -> Result<(), Failure> {
     let taken = match fs::read_dir(folder) {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,

@@ -19,6 +19,8 @@ use crate::cmd::run::kernel::KernelArgs;
 use crate::cmd::{Blame, Failure, Status, doctor, note, say, warn};
 use crate::cores::{CoreList, Role};
 use crate::findings;
+use crate::grammar::Grammar;
+use crate::identity::{self, IdentityError};
 use crate::machine::{self, Machine, MachineArgs};
 use crate::metrics;
 use crate::monitor::Show;
@@ -27,6 +29,7 @@ use crate::output::{Output, OutputError};
 use crate::seeds::{self, Seed, Seeds, SeedsError};
 use crate::session::{self, Session};
 use crate::signals;
+use crate::strategy::{Mechanism, Strategy};
 use crate::ui::Ui;
 use crate::units::{self};
 
@@ -63,6 +66,10 @@ pub(crate) struct Args {
     /// Dictionary in AFL's or libFuzzer's syntax [default: NAME.dict, where there is one]
     #[arg(long, value_name = "FILE")]
     pub(crate) dict: Option<PathBuf>,
+    /// Grammar of the inputs, a JSON list of rules as Nautilus has it [default: NAME.grammar.json, where
+    /// there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) grammar: Option<PathBuf>,
     /// Folder of the campaign: corpus, findings, statistics [default: NAME.campaign]
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
@@ -99,9 +106,12 @@ pub(crate) struct Args {
     /// Run inputs one by one, not many per entry of the guest
     #[arg(long)]
     pub(crate) no_batch: bool,
-    /// Do not use what the program compares with what
-    #[arg(long)]
-    pub(crate) no_comparisons: bool,
+    /// Do without these mechanisms: a list with commas
+    #[arg(long, value_name = "MECHANISM", value_delimiter = ',')]
+    pub(crate) without: Vec<Mechanism>,
+    /// Use these mechanisms as well: a list with commas
+    #[arg(long, value_name = "MECHANISM", value_delimiter = ',')]
+    pub(crate) with: Vec<Mechanism>,
     /// Make every Nth run again in a new fork and compare; a difference is a defect of ours or of the
     /// host, and the exit code is 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -137,14 +147,23 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     }
 }
 
-/// The campaign's files that are not its output: seeds and dictionary.
-fn find_inputs(args: &Args) -> Result<(Seeds, Option<Tokens>, PathBuf), Failure> {
+/// What a campaign begins with, and its folder.
+struct Inputs {
+    seeds: Seeds,
+    tokens: Option<Tokens>,
+    grammar: Option<Grammar>,
+    root: PathBuf,
+}
+
+/// Reads what the campaign begins with.
+fn find_inputs(args: &Args) -> Result<Inputs, Failure> {
     let (seeds_beside, dict_beside, campaign_beside) = campaign::neighbours(&args.image);
     let root = args.output.clone().unwrap_or(campaign_beside);
     let seeds = find_seeds(args, seeds_beside, &root)?;
     let dict = args.dict.clone().or_else(|| dict_beside.is_file().then_some(dict_beside));
     let tokens = dict.as_deref().map(seeds::dictionary).transpose().map_err(seeds_failure)?;
-    Ok((seeds, tokens, root))
+    let grammar = read_grammar(args.grammar.as_deref(), &args.image)?;
+    Ok(Inputs { seeds, tokens, grammar, root })
 }
 
 fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
@@ -153,8 +172,13 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
     }
     // What the user can mend is looked at before the machine is.
     let elf = machine::is_elf(&args.image).map_err(super::machine_failure)?;
+    if args.with.contains(&Mechanism::Mopt) && !args.no_batch {
+        let error =
+            anyhow::anyhow!("--with mopt needs --no-batch: MOpt must hear of each run before the next");
+        return Err(Failure::usage(error).help("the mechanism `operators`, on by default, has no such need"));
+    }
     let cores = several::cores(args)?;
-    let (mut seeds, tokens, root) = find_inputs(args)?;
+    let Inputs { mut seeds, tokens, grammar, root } = find_inputs(args)?;
     let watchers = Watchers::find(args, json)?;
     let show = watchers.show;
     let damaged = move |error| super::end_with(error, json);
@@ -167,6 +191,7 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
             .help("build it with `unifork build`, or see what it does with `unifork run`"));
     }
     let output = Output::open(&root).map_err(output_failure)?;
+    let changed = claim(args, &output, machine.snapshot.id())?;
     let (engine, figures) = choose::choose_engine(args, &machine, &seeds).map_err(Failure::host)?;
     if !json {
         say(&tell::opening(
@@ -178,6 +203,9 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
             &seeds,
             tokens.as_ref().map_or(0, |tokens| tokens.len()),
         ));
+    }
+    if let Some(changed) = changed {
+        note(&changed);
     }
     for path in &seeds.too_long {
         warn(&format!("{} is longer than --input-max and left out", path.display()));
@@ -208,7 +236,7 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
                 engine,
                 show,
                 board,
-                ..plan(args, &machine, described, seeds.usable, tokens)
+                ..plan(args, &machine, described, seeds.usable, tokens, grammar)
             };
             run_alone(plan, &output, &begin).map_err(campaign_failure)?
         }
@@ -239,6 +267,7 @@ fn plan(
     described: findings::Machine,
     seeds: Vec<Seed>,
     tokens: Option<Tokens>,
+    grammar: Option<Grammar>,
 ) -> Plan {
     Plan {
         kvm: machine.kvm.clone(),
@@ -247,10 +276,11 @@ fn plan(
         engine: super::default_engine(),
         audit: args.audit,
         batches: !args.no_batch,
-        comparisons: !args.no_comparisons,
+        strategy: Strategy::new(&args.with, &args.without),
         deadline: args.deadline,
         seeds,
         tokens,
+        grammar,
         kernel_coverage: args.kernel_coverage,
         seed: None,
         execs: None,
@@ -297,6 +327,17 @@ fn find_seeds(args: &Args, beside: PathBuf, root: &Path) -> Result<Seeds, Failur
     }
 }
 
+/// The grammar that was named, or the one beside the image.
+pub(crate) fn read_grammar(named: Option<&Path>, image: &Path) -> Result<Option<Grammar>, Failure> {
+    let beside = seeds::beside(image, "grammar.json");
+    let path = named.or_else(|| beside.is_file().then_some(&beside));
+    path.map(Grammar::read).transpose().map_err(|error| {
+        Failure::usage(error).help(
+            "it is a JSON list of rules, each [\"NAME\", \"text with {OTHER} in it\"]; see docs/harness-guide.md",
+        )
+    })
+}
+
 /// Leaves out seeds that a snapshot file, whose longest input is frozen in, does not take.
 fn leave_out_long(seeds: &mut Seeds, input_max: u64) {
     let (usable, long): (Vec<_>, Vec<_>) =
@@ -332,6 +373,20 @@ fn output_failure(error: OutputError) -> Failure {
         }
     };
     Failure::usage(error).help(help)
+}
+
+/// Makes the folder that of this image's campaign; what is to be said about it.
+fn claim(args: &Args, output: &Output, id: u64) -> Result<Option<String>, Failure> {
+    identity::claim(output, &args.image, &format!("{id:016x}")).map_err(identity_failure)
+}
+
+fn identity_failure(error: IdentityError) -> Failure {
+    match error {
+        IdentityError::Output(error) => output_failure(error),
+        IdentityError::Another { .. } => Failure::usage(error).help(
+            "give this campaign a folder of its own with --output; --seeds takes the other's folder to begin with",
+        ),
+    }
 }
 
 pub(crate) fn campaign_failure(error: CampaignError) -> Failure {

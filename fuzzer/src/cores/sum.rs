@@ -61,6 +61,7 @@ impl Part {
 
 fn add_counts(sum: &mut Figures, part: &Figures) {
     sum.execs += part.execs;
+    sum.cpu_s += part.cpu_s;
     sum.duplicates += part.duplicates;
     sum.unrepeated += part.unrepeated;
     sum.batches += part.batches;
@@ -88,6 +89,7 @@ pub(crate) fn sum(parts: &[Part]) -> Figures {
         sum.guest_us += now.execs_per_s * now.guest_us;
         sum.reset_us += now.execs_per_s * now.reset_us;
         sum.engine_us += now.execs_per_s * now.engine_us;
+        sum.rss_bytes += now.rss_bytes;
         sum.edges = sum.edges.max(now.edges);
         sum.edges_total = sum.edges_total.max(now.edges_total);
         sum.kernel_edges = sum.kernel_edges.max(now.kernel_edges);

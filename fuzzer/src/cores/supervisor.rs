@@ -17,6 +17,7 @@ use super::sum::{Part, sum};
 use super::{ClientRole, CoresError, Role};
 use crate::campaign::Summary;
 use crate::cmd::{note, warn};
+use crate::edges::Edge;
 use crate::findings::Machine;
 use crate::monitor::board::Board;
 use crate::monitor::{self, Figures, Monitor, Show};
@@ -114,6 +115,7 @@ pub(crate) struct Supervisor<'a> {
     findings: BTreeSet<String>,
     new_findings: u64,
     unserved: BTreeMap<u64, u32>,
+    unstable: BTreeMap<usize, Edge>,
     stopping: Option<Instant>,
     failure: Option<CoresError>,
 }
@@ -164,6 +166,7 @@ impl<'a> Supervisor<'a> {
             queue: (stored.len(), 0),
             new_findings: 0,
             unserved: BTreeMap::new(),
+            unstable: BTreeMap::new(),
             stopping: None,
             failure: None,
         })
@@ -211,6 +214,7 @@ impl<'a> Supervisor<'a> {
             new_findings: self.new_findings,
             findings: self.findings.iter().map(|name| folder.join(name)).collect(),
             unserved: self.unserved.into_iter().collect(),
+            unstable: self.unstable.into_values().collect(),
         })
     }
 

@@ -41,6 +41,8 @@ fields! {
     FIELDS:
     unix unix_seconds Gauge "seconds since 1970" "when the line was written";
     runtime_s runtime_seconds_total Counter "seconds" "time of fuzzing, earlier sessions included";
+    cpu_s cpu_seconds_total Counter "seconds" "processor time, this session";
+    rss_bytes resident_bytes Gauge "bytes" "memory in use, by all processes that fuzz";
     execs execs_total Counter "executions" "runs, earlier sessions included";
     execs_per_s execs_per_second Gauge "executions a second" "since the line before";
     guest_us exec_guest_microseconds Gauge "microseconds an execution" "in the guest, since the line before; in a batch, this includes what the guest itself puts back";

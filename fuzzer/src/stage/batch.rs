@@ -9,27 +9,33 @@ use libafl::corpus::{CorpusId, Testcase};
 use libafl::executors::{Executor, HasObservers};
 use libafl::fuzzer::Evaluator;
 use libafl::inputs::{BytesInput, HasMutatorBytes as _, ResizableMutator as _};
-use libafl::mutators::{MutationResult, Mutator};
+use libafl::mutators::MutationResult;
 use libafl::observers::cmp::CmpValuesMetadata;
 use libafl::schedulers::TestcaseScore as _;
 use libafl::schedulers::testcase_score::CorpusPowerTestcaseScore;
 use libafl::stages::{Restartable, Stage};
-use libafl::state::{HasCurrentTestcase as _, HasRand as _};
+use libafl::state::{HasCurrentTestcase as _, HasExecutions as _, HasRand as _};
 use libafl::{Error, HasMetadata as _};
 use libafl_bolts::rands::Rand as _;
 
 use crate::campaign::State;
 use crate::executor::ReplicaExecutor;
+use crate::mutate::{BatchMutator, tokens};
 use crate::stage::compare::Replacements;
+use crate::stage::share;
 
 /// How many mutants an entry gets.
 #[derive(Clone, Debug)]
 pub(crate) enum Iterations {
     /// From 1 to this many, at random.
     UpTo(std::num::NonZero<usize>),
-    /// As many as the power schedule says.
-    Power,
-    /// As many as there are replacements of operands.
+    /// As many as the power schedule says; without it, an entry's neutral score.
+    Power(bool),
+    /// The same if the entry is text, else none.
+    Text(bool),
+    /// None.
+    Never,
+    /// As many as there are replacements of operands, and room for.
     Replacements(Replacements),
     /// So many for each comparison of the traced run: none when the entry was not traced this time.
     Comparisons {
@@ -43,6 +49,8 @@ pub(crate) enum Iterations {
 /// The stage.
 #[derive(Debug)]
 pub(crate) struct BatchMutationalStage<M> {
+    name: &'static str,
+    shares: bool,
     mutator: M,
     iterations: Iterations,
     // Mutants of the batch at hand; the buffers are used again.
@@ -52,29 +60,56 @@ pub(crate) struct BatchMutationalStage<M> {
 
 impl<M> BatchMutationalStage<M> {
     /// A stage that mutates with `mutator`.
-    pub(crate) fn new(mutator: M, iterations: Iterations) -> Self {
-        Self { mutator, iterations, mutants: Vec::new(), interesting: Vec::new() }
+    /// Its finds are noted as those of `name`; with `shares`, it gets fewer mutants when it finds less than
+    /// havoc ([`share`]).
+    pub(crate) fn new(name: &'static str, mutator: M, iterations: Iterations, shares: bool) -> Self {
+        Self { name, shares, mutator, iterations, mutants: Vec::new(), interesting: Vec::new() }
     }
 
     fn count(&self, state: &mut State) -> Result<usize, Error> {
         match &self.iterations {
             &Iterations::UpTo(most) => Ok(1 + state.rand_mut().below(most)),
-            Iterations::Replacements(list) => Ok(list.borrow().len()),
-            Iterations::Power => {
-                let mut entry: std::cell::RefMut<'_, Testcase<BytesInput>> = state.current_testcase_mut()?;
-                Ok(CorpusPowerTestcaseScore::compute(state, &mut entry)? as usize)
+            Iterations::Replacements(list) => Ok(list.borrow().len().min(room(state))),
+            Iterations::Never => Ok(0),
+            &Iterations::Power(schedule) => power(state, schedule),
+            &Iterations::Text(schedule) => {
+                let input: BytesInput = state.current_input_cloned()?;
+                if tokens::is_text(input.as_ref()) { power(state, schedule) } else { Ok(0) }
             }
             &Iterations::Comparisons { each, range: (least, most) } => {
                 let count = state.metadata::<CmpValuesMetadata>().map_or(0, |values| values.list.len());
-                Ok(if count == 0 { 0 } else { (count * each).clamp(least, most) })
+                Ok(if count == 0 { 0 } else { (count * each).clamp(least, most).min(room(state)) })
             }
         }
     }
 }
 
+/// Mutants that the comparisons of one entry get at least, where there are as many...
+const COMPARISONS_LEAST: usize = 256;
+/// ...and at most, as one over it of all executions so far. Otherwise the first entries of a large program,
+/// which compare thousands of numbers, would be all that a short campaign sees.
+const COMPARISONS_PART: u64 = 32;
+
+/// Room for mutants by the comparisons of one entry.
+fn room(state: &State) -> usize {
+    let part = usize::try_from(*state.executions() / COMPARISONS_PART).unwrap_or(usize::MAX);
+    part.max(COMPARISONS_LEAST)
+}
+
+/// What AFL's score is for an entry of which there is nothing to be said.
+const NEUTRAL_SCORE: usize = 100;
+
+fn power(state: &State, schedule: bool) -> Result<usize, Error> {
+    if !schedule {
+        return Ok(NEUTRAL_SCORE);
+    }
+    let mut entry: std::cell::RefMut<'_, Testcase<BytesInput>> = state.current_testcase_mut()?;
+    Ok(CorpusPowerTestcaseScore::compute(state, &mut entry)? as usize)
+}
+
 impl<EM, M, Z> Stage<ReplicaExecutor, EM, State, Z> for BatchMutationalStage<M>
 where
-    M: Mutator<BytesInput, State>,
+    M: BatchMutator,
     ReplicaExecutor: Executor<EM, BytesInput, State, Z> + HasObservers,
     Z: Evaluator<ReplicaExecutor, EM, BytesInput, State>,
 {
@@ -86,11 +121,16 @@ where
         manager: &mut EM,
     ) -> Result<(), Error> {
         let mut left = self.count(state)?;
+        if self.shares {
+            left = share::of(state, self.name, left);
+        }
+        let (mut tried, mut found) = (0, 0);
         let base = state.current_input_cloned()?;
         while left > 0 {
             let size = executor.batch_size().min(left);
             left -= size;
             let mut made = 0;
+            self.mutator.begin();
             for _ in 0..size {
                 if self.mutants.len() == made {
                     self.mutants.push(BytesInput::new(Vec::new()));
@@ -102,6 +142,7 @@ where
                     made += 1;
                 }
             }
+            tried += made;
             let mut done = 0;
             while done < made {
                 let batch = &self.mutants[done..made];
@@ -110,10 +151,15 @@ where
                     let input = &self.mutants[done + index];
                     let (_, id): (_, Option<CorpusId>) =
                         fuzzer.evaluate_input(state, executor, manager, input)?;
+                    found += usize::from(id.is_some());
+                    self.mutator.about(done + index);
                     self.mutator.post_exec(state, id)?;
                 }
                 done += taken.max(1);
             }
+        }
+        if self.shares && tried > 0 {
+            share::note(state, self.name, tried, found);
         }
         Ok(())
     }

@@ -6,6 +6,8 @@
 //! is put back exactly repeats exactly, so two more runs are enough until one differs.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use libafl::corpus::SchedulerTestcaseMetadata;
 use libafl::executors::{Executor, ExitKind, HasObservers};
@@ -20,7 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::campaign::State;
 use crate::clock::Clock;
+use crate::edges;
+use crate::fork::Frozen;
 use crate::observer::{Observers, SharedRun, edge_counts};
+use crate::output::{self, OutputError};
 
 /// Runs of an entry whose runs agree.
 const ROUNDS: u32 = 3;
@@ -41,17 +46,52 @@ pub(crate) fn stability(state: &State, covered: usize) -> f64 {
     if covered == 0 { 1.0 } else { covered.saturating_sub(unstable) as f64 / covered as f64 }
 }
 
+impl UnstableEdges {
+    /// Whether an edge is one.
+    pub(crate) fn contains(&self, edge: usize) -> bool {
+        self.indices.contains(&edge)
+    }
+}
+
+/// The unstable edges, in order.
+pub(crate) fn unstable(state: &State) -> Vec<usize> {
+    state
+        .metadata::<UnstableEdges>()
+        .map_or_else(|_| Vec::new(), |unstable| unstable.indices.iter().copied().collect())
+}
+
+/// Keeps the list of unstable edges in the campaign's folder.
+#[derive(Debug)]
+pub(crate) struct UnstableList {
+    pub(crate) frozen: Frozen,
+    pub(crate) path: PathBuf,
+}
+
+impl UnstableList {
+    fn write(&self, state: &State) -> Result<(), OutputError> {
+        let mut text = String::from(
+            "# Edges whose count differed between two runs of one input, and where they are. They count as new\n\
+             # no more. See docs/determinism.md.\n",
+        );
+        for edge in edges::find(&self.frozen, unstable(state)) {
+            let _ = writeln!(text, "edge {} {}", edge.edge, edge.place());
+        }
+        output::write_whole(&self.path, text.as_bytes())
+    }
+}
+
 /// The stage.
 #[derive(Debug)]
 pub(crate) struct Calibrate {
     clock: Clock,
     last: SharedRun,
+    list: UnstableList,
 }
 
 impl Calibrate {
-    /// A stage that measures with `clock`.
-    pub(crate) fn new(clock: Clock, last: SharedRun) -> Self {
-        Self { clock, last }
+    /// A stage that measures with `clock` and writes what is not stable to `list`.
+    pub(crate) fn new(clock: Clock, last: SharedRun, list: UnstableList) -> Self {
+        Self { clock, last, list }
     }
 }
 
@@ -96,7 +136,12 @@ where
         }
         if !unstable.is_empty() {
             ignore_from_now_on(state, &unstable)?;
-            state.metadata_or_insert_with(UnstableEdges::default).indices.extend(unstable);
+            let known = &mut state.metadata_or_insert_with(UnstableEdges::default).indices;
+            let before = known.len();
+            known.extend(unstable);
+            if known.len() > before {
+                self.list.write(state).map_err(|error| self.last.stop_with(error))?;
+            }
         }
         let covered = first.map_or(0, |counts| counts.iter().filter(|&&count| count != 0).count());
         keep_books(state, effort, rounds, covered.max(1) as u64)

@@ -31,6 +31,7 @@ use unifork_vmm::{Engine, Kvm};
 use crate::campaign::{CampaignError, State};
 use crate::executor::ReplicaExecutor;
 use crate::fork::{Fork, ForkError, Frozen};
+use crate::mutate::BatchMutator;
 use crate::observer::SharedRun;
 
 /// Words that comparisons add to the dictionary, at most.
@@ -98,19 +99,20 @@ impl Tracer {
 /// What is still to be replaced in the entry at hand, for [`ReplaceOperand`].
 pub(crate) type Replacements = Rc<RefCell<Vec<Replacement>>>;
 
-/// Traces an entry the first time that it is chosen.
+/// Traces an entry the first time that it is chosen, and then less and less often.
 #[derive(Debug)]
 pub(crate) struct TraceStage {
     tracer: Tracer,
     last: SharedRun,
     replacements: Replacements,
+    words: bool,
 }
 
 impl TraceStage {
     /// A stage around `tracer`; a fault of the host's goes to `last`, what is to be replaced to
-    /// `replacements`.
-    pub(crate) fn new(tracer: Tracer, last: SharedRun, replacements: Replacements) -> Self {
-        Self { tracer, last, replacements }
+    /// `replacements`, and constants to the dictionary if `words` says so.
+    pub(crate) fn new(tracer: Tracer, last: SharedRun, replacements: Replacements, words: bool) -> Self {
+        Self { tracer, last, replacements, words }
     }
 }
 
@@ -135,7 +137,9 @@ impl TraceStage {
         let values = state.metadata_or_insert_with(CmpValuesMetadata::new);
         values.list.clear();
         self.replacements.borrow_mut().clear();
-        if state.current_testcase()?.scheduled_count() > 0 {
+        // What there was no room for at the first time may have its turn at the second, fourth, eighth...
+        let times = state.current_testcase()?.scheduled_count();
+        if times > 0 && !times.is_power_of_two() {
             return Ok(());
         }
         if executor.over(*state.executions()) {
@@ -152,7 +156,7 @@ impl TraceStage {
         }
         let layout = self.tracer.frozen.layout();
         let tokens = state.metadata_or_insert_with(Tokens::default);
-        for comparison in &comparisons {
+        for comparison in comparisons.iter().filter(|_| self.words) {
             add_words(comparison, &layout, tokens);
         }
         let replacements = replacements(input.as_ref(), &comparisons, state.rand_mut());
@@ -253,6 +257,8 @@ impl Mutator<BytesInput, State> for ReplaceOperand {
         Ok(())
     }
 }
+
+impl BatchMutator for ReplaceOperand {}
 
 impl Named for ReplaceOperand {
     fn name(&self) -> &Cow<'static, str> {

@@ -1,10 +1,10 @@
 //! Putting an image, its seeds and its dictionary in place, each whole or not at all.
 //!
 //! ```text
-//! DIR/NAME.img    DIR/NAME.seeds/    DIR/NAME.dict
+//! DIR/NAME.img    DIR/NAME.seeds/    DIR/NAME.dict    DIR/NAME.grammar.json
 //! ```
 //!
-//! What is the same already is not touched. Seeds or a dictionary that a build does not name are
+//! What is the same already is not touched. Seeds, a dictionary or a grammar that a build does not name are
 //! left as they are. The seeds folder is changed by two renames: a machine that stops between them
 //! leaves no seeds folder, never half of one.
 
@@ -44,35 +44,42 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), BuildError> {
     {
         return unusable(seeds, "the seeds folder has no files; put one input per file into it");
     }
-    if let Some(dictionary) = &request.dictionary
-        && !dictionary.is_file()
-    {
-        return Err(BuildError::NotFound { path: dictionary.clone() });
+    for file in [&request.dictionary, &request.grammar].into_iter().flatten() {
+        if !file.is_file() {
+            return Err(BuildError::NotFound { path: file.clone() });
+        }
     }
     let folder = folder_of(&request.output);
     fs::create_dir_all(&folder).map_err(io_error("create", &folder))
 }
 
-/// Puts everything in place and returns where seeds and dictionary are.
-pub(super) fn publish(
-    request: &BuildRequest,
-    image: &[u8],
-) -> Result<(Option<PathBuf>, Option<PathBuf>), BuildError> {
+/// What lies beside an image.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    pub(super) seeds: Option<PathBuf>,
+    pub(super) dictionary: Option<PathBuf>,
+    pub(super) grammar: Option<PathBuf>,
+}
+
+/// Puts everything in place and returns where it is.
+pub(super) fn publish(request: &BuildRequest, image: &[u8]) -> Result<Beside, BuildError> {
     let mut seeds = None;
     if let Some(from) = &request.seeds {
         let to = beside(&request.output, "seeds");
         publish_seeds(from, &to)?;
         seeds = Some(to);
     }
-    let mut dictionary = None;
-    if let Some(from) = &request.dictionary {
-        let to = beside(&request.output, "dict");
+    let copy = |from: &Option<PathBuf>, extension| -> Result<Option<PathBuf>, BuildError> {
+        let Some(from) = from else { return Ok(None) };
+        let to = beside(&request.output, extension);
         publish_file(&fs::read(from).map_err(io_error("read", from))?, &to, FILE)?;
-        dictionary = Some(to);
-    }
+        Ok(Some(to))
+    };
+    let dictionary = copy(&request.dictionary, "dict")?;
+    let grammar = copy(&request.grammar, "grammar.json")?;
     // Last, so that an image which is there has what belongs to it.
     publish_file(image, &request.output, PROGRAM)?;
-    Ok((seeds, dictionary))
+    Ok(Beside { seeds, dictionary, grammar })
 }
 
 fn publish_file(bytes: &[u8], to: &Path, mode: u32) -> Result<(), BuildError> {

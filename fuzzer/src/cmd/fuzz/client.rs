@@ -5,7 +5,7 @@ use std::io::BufRead as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Args, campaign_failure, find_inputs, leave_out_long, plan, tell};
+use super::{Args, Inputs, campaign_failure, find_inputs, leave_out_long, plan, tell};
 use crate::campaign::{Campaign, Plan, Share};
 use crate::cmd::{Failure, Status, machine_failure, say};
 use crate::cores::link::Port;
@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args, role: &Role) -> Status {
 fn fuzz(args: &Args, role: &ClientRole) -> Result<Ended, Failure> {
     let broker = listen_to_parent();
     cores::pin(role.core).map_err(|why| Failure::host(anyhow::anyhow!(why)))?;
-    let (mut seeds, tokens, root) = find_inputs(args)?;
+    let Inputs { mut seeds, tokens, grammar, root } = find_inputs(args)?;
     if !machine::is_elf(&args.image).map_err(machine_failure)? {
         signals::name_at_sigbus(&args.image);
     }
@@ -49,7 +49,7 @@ fn fuzz(args: &Args, role: &ClientRole) -> Result<Ended, Failure> {
         seed: role.seed,
         execs: role.execs,
         share: Some(Share { number: role.number, broker }),
-        ..plan(args, &machine, role.machine.clone(), seeds.usable, tokens)
+        ..plan(args, &machine, role.machine.clone(), seeds.usable, tokens, grammar)
     };
     let mut campaign = Campaign::open(plan, &Output::of_parent(&root)).map_err(campaign_failure)?;
     if let Some(report) = campaign.load().map_err(campaign_failure)? {
@@ -59,7 +59,7 @@ fn fuzz(args: &Args, role: &ClientRole) -> Result<Ended, Failure> {
         campaign.run().map_err(campaign_failure)?;
     }
     let summary = campaign.finish().map_err(campaign_failure)?;
-    Ok(Ended { figures: summary.figures, unserved: summary.unserved })
+    Ok(Ended { figures: summary.figures, unserved: summary.unserved, unstable: summary.unstable })
 }
 
 /// The broker's port, as the parent says it on stdin; its end is the end of the campaign.

@@ -10,10 +10,12 @@ use unifork_vmm::Kvm;
 use unifork_vmm::foreign::{self, Base, BaseError};
 
 use super::watch::Watchers;
-use super::{Args, campaign_failure, find_inputs, leave_out_long, output_failure, run_alone, tell};
+use super::{
+    Args, Inputs, campaign_failure, claim, find_inputs, leave_out_long, output_failure, run_alone, tell,
+};
 use crate::campaign::{self, Plan};
 use crate::cmd::run::kernel::{self, KernelArgs};
-use crate::cmd::{Blame, BlameExt as _, Failure, Status, doctor, say, warn};
+use crate::cmd::{Blame, BlameExt as _, Failure, Status, doctor, note, say, warn};
 use crate::findings;
 use crate::fork::Frozen;
 use crate::machine::MachineArgs;
@@ -21,6 +23,7 @@ use crate::monitor::board::Board;
 use crate::output::Output;
 use crate::session::Session;
 use crate::signals;
+use crate::strategy::Strategy;
 use crate::units::{plural, show_count, show_size};
 
 /// Whether the image is to be booted as a kernel: it says that it is one, or a flag does.
@@ -57,7 +60,7 @@ pub(super) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
             Failure::usage(error).help("leave out --cores, --serve, --join, --audit and --kernel-coverage")
         );
     }
-    let (mut seeds, tokens, root) = find_inputs(args)?;
+    let Inputs { mut seeds, tokens, grammar, root } = find_inputs(args)?;
     let watchers = Watchers::find(args, json)?;
     let show = watchers.show;
     let began = Instant::now();
@@ -72,6 +75,9 @@ pub(super) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         warn(&format!("{} is longer than the image's input window and left out", path.display()));
     }
     let output = Output::open(&root).map_err(output_failure)?;
+    if let Some(changed) = claim(args, &output, base.id())? {
+        note(&changed);
+    }
     let engine = args.engine.unwrap_or(crate::cmd::default_engine());
     if !json {
         say(&format!(
@@ -108,10 +114,11 @@ pub(super) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
         engine,
         audit: None,
         batches: false,
-        comparisons: !args.no_comparisons,
+        strategy: Strategy::new(&args.with, &args.without),
         deadline: args.deadline,
         seeds: seeds.usable,
         tokens,
+        grammar,
         kernel_coverage: false,
         seed: args.seed,
         execs: args.execs,

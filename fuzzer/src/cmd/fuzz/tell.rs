@@ -150,6 +150,14 @@ pub(super) fn closing(summary: &Summary, boot: Option<&BootFacts>) -> String {
     if !unserved.is_empty() {
         let _ = writeln!(text, "{}: {}", syscalls::NOT_SERVED, syscalls::list(&unserved));
     }
+    if let Some(first) = summary.unstable.first() {
+        let _ = writeln!(
+            text,
+            "unstable: {}, which count as new no more (unstable.txt); the first is {}",
+            plural(summary.unstable.len(), "edge"),
+            first.place()
+        );
+    }
     if figures.unrepeated > 0 {
         let _ =
             writeln!(text, "{} timeouts did not repeat in a fresh fork and are not kept", figures.unrepeated);
@@ -189,6 +197,7 @@ pub(super) fn closing_json(summary: &Summary) -> String {
         "new_findings": summary.new_findings,
         "findings": summary.findings,
         "unserved": unserved,
+        "unstable": summary.unstable,
     });
     format!("{line}\n")
 }

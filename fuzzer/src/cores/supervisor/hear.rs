@@ -42,6 +42,7 @@ impl Supervisor<'_> {
                 for (call, count) in ended.unserved {
                     *self.unserved.entry(call).or_default() += count;
                 }
+                self.unstable.extend(ended.unstable.into_iter().map(|edge| (edge.edge, edge)));
                 self.seats[number].ended = true;
                 return;
             }

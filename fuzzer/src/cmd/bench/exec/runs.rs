@@ -17,6 +17,7 @@ use crate::machine::{self, Machine, MachineArgs};
 use crate::monitor::Show;
 use crate::output::Output;
 use crate::seeds;
+use crate::strategy::Strategy;
 
 /// Room for the times of single runs: four bytes each.
 const SAMPLES: usize = 1 << 20;
@@ -186,12 +187,13 @@ impl Site<'_> {
             frozen: machine.snapshot.clone().into(),
             machine: machine.describe(self.image, DEADLINE, mode.engine()),
             audit: None,
-            comparisons: true,
+            strategy: Strategy::default(),
             batches: mode == Mode::Batches,
             engine: mode.engine(),
             deadline: DEADLINE,
             seeds: seeds.usable,
             tokens: dict.transpose().map_err(fuzz::seeds_failure)?,
+            grammar: fuzz::read_grammar(None, self.image)?,
             kernel_coverage: false,
             // As users run it: batches adapt, and every campaign is another.
             seed: None,
