@@ -295,15 +295,20 @@ fn one_batch(replica: &mut Replica, inputs: &[&[u8]], time: BatchTime) -> (Batch
     }
 }
 
-/// Milliseconds that `input` takes by itself.
+/// How long `input` takes by itself, at least: a busy host stretches a run, and never shortens it.
 fn time_of(replica: &mut Replica, input: &[u8]) -> Duration {
-    let start = std::time::Instant::now();
-    assert_eq!(replica.run(input, DEADLINE).unwrap(), Outcome::Done { code: 0 });
-    start.elapsed()
+    let once = |_| {
+        let start = std::time::Instant::now();
+        assert_eq!(replica.run(input, DEADLINE).unwrap(), Outcome::Done { code: 0 });
+        start.elapsed()
+    };
+    (0..5).map(once).min().expect("five")
 }
 
 #[test]
 fn a_run_that_takes_its_deadline_does_not_pass_in_a_batch_either() {
+    /// A busy host may also stop the short runs: so often it is tried again.
+    const TRIES: usize = 100;
     let (kvm, snapshot) = frozen(&image_of("sleeper.c"));
     let mut replica = Replica::spawn(&kvm, &snapshot, Engine::HotSet).unwrap();
     let slow = time_of(&mut replica, &[100]);
@@ -312,14 +317,19 @@ fn a_run_that_takes_its_deadline_does_not_pass_in_a_batch_either() {
     for at in 0..3 {
         let mut inputs: [&[u8]; 4] = [&[1]; 4];
         inputs[at] = &[100];
-        let (end, vouched) = one_batch(&mut replica, &inputs, time);
-        assert_eq!(vouched, at, "{end:?}");
-        let BatchEnd::Stopped { at: stopped, outcome } = end else { panic!("{end:?}") };
-        assert_eq!((stopped, *outcome), (at, Outcome::Timeout));
+        let stopped_there = (0..TRIES).any(|_| {
+            let (end, vouched) = one_batch(&mut replica, &inputs, time);
+            let BatchEnd::Stopped { at: stopped, outcome } = end else { panic!("{end:?}") };
+            assert_eq!((vouched, *outcome), (stopped, Outcome::Timeout));
+            assert!(stopped <= at, "run {at} passed");
+            stopped == at
+        });
+        assert!(stopped_there, "run {at} was never stopped");
     }
     // Together they may take longer than one deadline...
-    let (end, vouched) = one_batch(&mut replica, &[&[60], &[60], &[60]], BatchTime::each(slow * 4));
-    assert_eq!((end, vouched), (BatchEnd::Complete, 3));
+    let three: [&[u8]; 3] = [&[60]; 3];
+    let pass = |_| one_batch(&mut replica, &three, BatchTime::each(slow * 4)) == (BatchEnd::Complete, 3);
+    assert!((0..TRIES).any(pass), "three runs never passed together");
     // ...and not longer than the batch's budget.
     let budget = BatchTime { deadline: slow, budget: slow };
     let (end, vouched) = one_batch(&mut replica, &[&[60], &[60], &[60], &[60]], budget);

@@ -1,6 +1,5 @@
 //! `unifork fuzz` for images with a kernel and an agent of their own.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +17,7 @@ use crate::cmd::run::kernel::{self, KernelArgs};
 use crate::cmd::{Blame, BlameExt as _, Failure, Status, doctor, note, say, warn};
 use crate::findings;
 use crate::fork::Frozen;
-use crate::machine::MachineArgs;
+use crate::machine::{MachineArgs, read_image};
 use crate::monitor::board::Board;
 use crate::output::Output;
 use crate::session::Session;
@@ -28,7 +27,7 @@ use crate::units::{plural, show_count, show_size};
 
 /// Whether the image is to be booted as a kernel: it says that it is one, or a flag does.
 pub(crate) fn is_wanted(flags: &KernelArgs, image: &Path) -> bool {
-    flags.any() || fs::read(image).is_ok_and(|bytes| foreign::is_kernel(&bytes))
+    flags.any() || read_image(image).is_ok_and(|bytes| foreign::is_kernel(&bytes))
 }
 
 /// Boots one to where its agent asks for the snapshot.
@@ -37,7 +36,7 @@ pub(crate) fn boot(
     path: &Path,
     machine: &MachineArgs,
 ) -> Result<(Arc<Kvm>, Arc<Base>), Failure> {
-    let image: Arc<[u8]> = fs::read(path)
+    let image: Arc<[u8]> = read_image(path)
         .with_context(|| format!("cannot read {}", path.display()))
         .or_usage()
         .map_err(|failure| failure.help("check the path"))?

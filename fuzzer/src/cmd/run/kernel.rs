@@ -1,6 +1,5 @@
 //! `unifork run` for images that are kernels: unikernels and small operating systems of other people.
 
-use std::fs;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use unifork_vmm::foreign::{
 
 use super::Args;
 use crate::cmd::{Blame, BlameExt as _, Failure, Status, say};
+use crate::machine::read_image;
 use crate::signals;
 
 /// Flags for images that are kernels.
@@ -71,7 +71,7 @@ const MEMORY_BYTES: u64 = 128 << 20;
 /// Whether `args` ask for a kernel to be run: the image says that it is one, or a flag does.
 pub(super) fn is_wanted(args: &Args) -> bool {
     let kernel = |bytes: Vec<u8>| unifork_vmm::foreign::is_kernel(&bytes);
-    args.kernel.any() || fs::read(&args.command[0]).is_ok_and(kernel)
+    args.kernel.any() || read_image(Path::new(&args.command[0])).is_ok_and(kernel)
 }
 
 /// Runs one.
@@ -107,7 +107,7 @@ pub(super) fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display())).or_usage();
+    let bytes = read_image(path).with_context(|| format!("cannot read {}", path.display())).or_usage();
     bytes.map_err(|failure| failure.help("check the path"))
 }
 
