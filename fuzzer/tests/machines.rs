@@ -106,7 +106,8 @@ impl Site {
     /// Starts to fuzz on `host`, without what would open the door.
     fn start(&self, lan: &Lan, host: &str, image: &Path, more: &[&str]) -> Running {
         let (seeds, output) = (text(&self.seeds), text(&self.output));
-        let args = ["--json", "fuzz", text(image), "--seeds", seeds, "--output", output, "--no-comparisons"];
+        let args =
+            ["--json", "fuzz", text(image), "--seeds", seeds, "--output", output, "--without", "comparisons"];
         Running::start(lan.unifork(host, &[&args[..], more].concat()), &self.output)
     }
 
