@@ -35,11 +35,11 @@ Examples:
   unifork bench exec noop.img sqlite.img --for 5s
   unifork bench exec harnesses/cjson --peers --plot exec.svg
 
-Seeds and dictionaries are those beside the images; a folder with a harness.toml is built first. Times
-are microseconds per execution: `reset` puts the fork back, `write` gives it the input, `run` runs the
-guest, `map` buckets and compares the coverage, `engine` is the rest: choosing, mutating, keeping books.
-In batches the guest puts itself back and tells news apart, which is then part of `run`; single runs have
-no time of their own.")]
+Seeds and dictionaries are those beside the images; a folder with a harness.toml is built first. Inputs
+are mutated as bytes, as the peers do, and by no grammar. Times are microseconds per execution: `reset`
+puts the fork back, `write` gives it the input, `run` runs the guest, `map` buckets and compares the
+coverage, `engine` is the rest: choosing, mutating, keeping books. In batches the guest puts itself back
+and tells news apart, which is then part of `run`; single runs have no time of their own.")]
 pub(crate) struct Args {
     /// Images, snapshot files, or folders of harnesses
     #[arg(required = true)]
