@@ -83,7 +83,8 @@ impl Frozen {
         }
     }
 
-    /// Names and contents of the images in it, and where they run.
+    /// Names and contents of the images in it, and how far above where they were linked they run; of two with the
+    /// same code, the one with more to say about it first.
     pub(crate) fn images(&self) -> Vec<(&str, &Arc<[u8]>, u64)> {
         match self {
             Self::Own(snapshot) => {
@@ -93,7 +94,10 @@ impl Frozen {
                     ("libOS", snapshot.kernel_elf(), 0),
                 ]
             }
-            Self::Foreign(base) => vec![(base.name(), base.image(), 0)],
+            Self::Foreign(base) => {
+                let files = base.symbols().iter().map(|file| (file.name.as_str(), &file.bytes, file.bias));
+                files.chain([(base.name(), base.image(), 0)]).collect()
+            }
         }
     }
 

@@ -39,6 +39,15 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses an address: `0x1000`, or a decimal number.
+pub(crate) fn address(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| format!("`{text}` is not an address, as in 0x1000"))
+}
+
 fn split(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text.split_at(end)

@@ -77,6 +77,38 @@ fn a_kernel_with_an_agent_is_fuzzed_to_its_bug_and_the_finding_made_again() {
 }
 
 #[test]
+fn a_stripped_image_has_names_and_lines_from_another_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = kernel(folder.path());
+    let crash = folder.path().join("crash");
+    fs::write(&crash, b"\x78\x56\x34\x12!   ").unwrap();
+    let (image, crash) = (image.to_str().unwrap(), crash.to_str().unwrap());
+    let beside = format!("{image}.dbg");
+    let explained = |more: &[&str]| {
+        let flags = ["repro", crash, "--image", image, "--runs", "1", "--profile", "pc", "--memory", "8M"];
+        let output = unifork(&[&flags[..], more].concat());
+        assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        let said = text(&output.stdout);
+        said.contains("in parse+") && said.contains("parse.c:13")
+    };
+    let run = |tool: &str, arguments: &[&str]| {
+        assert!(Command::new(tool).args(arguments).status().unwrap().success(), "{tool} {arguments:?}");
+    };
+    let whole = folder.path().join("whole.elf");
+    fs::copy(image, &whole).unwrap();
+    run("objcopy", &["--only-keep-debug", image, &beside]);
+    run("strip", &[image]);
+    assert!(explained(&[]), "debug information alone, beside the image");
+    fs::remove_file(&beside).unwrap();
+    assert!(!explained(&[]), "without");
+    let whole = whole.to_str().unwrap();
+    assert!(explained(&["--symbols", whole]), "a whole file");
+    assert!(!explained(&["--symbols", &format!("{whole},bias=0x10000000")]), "that is elsewhere");
+    let output = unifork(&["repro", crash, "--image", image, "--profile", "pc", "--symbols", crash]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
+
+#[test]
 fn an_image_without_an_agent_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
     // hlt, with interrupts off: an ELF64 file of one segment at 2 MiB.

@@ -40,6 +40,7 @@ mod linear;
 mod loader;
 mod monitor;
 mod replica;
+mod terms;
 
 pub use bus::Power;
 pub use cpu::Start;
@@ -47,6 +48,7 @@ pub use frozen::{Frozen, MachineState};
 pub use loader::{LoadError, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Module, Protocol};
 pub use monitor::MonitorStats;
 pub use replica::{Base, BaseError, Fork, ForkError};
+pub use terms::{SymbolFile, Terms};
 
 use bus::Bus;
 use cpu::{Cpu, Stop};

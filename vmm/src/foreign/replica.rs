@@ -22,7 +22,7 @@ use thiserror::Error;
 
 use super::cpu::{Cpu, Stop};
 use super::linear::Linear;
-use super::{Config, End, ForeignError, Frozen, Machine, MachineState, Power, Recorder};
+use super::{Config, End, ForeignError, Frozen, Machine, MachineState, Power, Recorder, SymbolFile, Terms};
 use crate::agent::{AgentError, AgentEvent, Placement};
 use crate::caps::Kvm;
 use crate::comparisons::{self, Comparison};
@@ -98,6 +98,7 @@ pub struct Base {
     placement: Placement,
     name: String,
     image: Arc<[u8]>,
+    terms: Terms,
     id: u64,
 }
 
@@ -113,6 +114,7 @@ impl Base {
         name: &str,
         image: Arc<[u8]>,
         config: &Config,
+        terms: &Terms,
         deadline: Duration,
     ) -> Result<Arc<Self>, BaseError> {
         let config = Config { agent: true, ..config.clone() };
@@ -139,6 +141,7 @@ impl Base {
             placement,
             name: name.to_owned(),
             image,
+            terms: terms.clone(),
             id,
         }))
     }
@@ -159,6 +162,12 @@ impl Base {
     #[must_use]
     pub fn image(&self) -> &Arc<[u8]> {
         &self.image
+    }
+
+    /// Files with symbols of it, besides its own.
+    #[must_use]
+    pub fn symbols(&self) -> &[SymbolFile] {
+        &self.terms.symbols
     }
 
     /// The longest input, in bytes.

@@ -10,7 +10,7 @@ use object::elf::FileHeader64;
 use object::read::elf::ElfFile;
 use object::{
     Architecture, CompressionFormat, LittleEndian, Object, ObjectSection, ObjectSegment, ObjectSymbol,
-    SectionKind, SymbolKind,
+    SectionFlags, SectionKind, SymbolKind,
 };
 
 /// An ELF file for x86-64.
@@ -32,13 +32,14 @@ pub(super) struct Elf {
 pub(super) struct Section {
     /// Its address as linked.
     pub address: u64,
-    // Invariant: inside the file.
+    bytes: u64,
+    // Invariant: inside the file. Empty where the file has only debug information for it.
     range: Range<usize>,
 }
 
 impl Section {
     fn contains(&self, address: u64) -> bool {
-        address.checked_sub(self.address).is_some_and(|offset| offset < self.range.len() as u64)
+        address.checked_sub(self.address).is_some_and(|offset| offset < self.bytes)
     }
 }
 
@@ -59,7 +60,10 @@ impl Elf {
         {
             let file = parse(&bytes)?;
             for section in file.sections() {
-                let Some(found) = locate(&section, bytes.len()) else { continue };
+                let Some(found) = locate(&section, bytes.len()) else {
+                    text.extend(elsewhere(&section));
+                    continue;
+                };
                 if section.kind() == SectionKind::Text {
                     text.push(found.clone());
                 }
@@ -91,12 +95,30 @@ impl Elf {
         Some((section.address, self.bytes.get(section.range.clone())?))
     }
 
-    /// The executable section that `address` is in, from there on.
-    pub(super) fn text_from(&self, address: u64) -> Option<&[u8]> {
+    /// The executable section that `address` is in.
+    fn text_at(&self, address: u64) -> Option<&Section> {
         let before = self.text.partition_point(|section| section.address <= address);
-        let section = self.text.get(before.checked_sub(1)?).filter(|section| section.contains(address))?;
+        self.text.get(before.checked_sub(1)?).filter(|section| section.contains(address))
+    }
+
+    /// Whether `address` is in an executable section, whose bytes may be in another file.
+    pub(super) fn is_text(&self, address: u64) -> bool {
+        self.text_at(address).is_some()
+    }
+
+    /// The executable section that `address` is in, from there on, as far as it is in the file.
+    pub(super) fn text_from(&self, address: u64) -> Option<&[u8]> {
+        let section = self.text_at(address)?;
         let offset = usize::try_from(address - section.address).ok()?;
         self.bytes.get(section.range.clone())?.get(offset..)
+    }
+
+    /// The symbol called `name`, of whatever kind: its address, and its size or 0.
+    pub(super) fn symbol(&self, name: &str) -> Option<(u64, u64)> {
+        let file = parse(&self.bytes).ok()?;
+        let mut symbols = file.symbols().chain(file.dynamic_symbols());
+        let symbol = symbols.find(|s| s.is_definition() && s.name_bytes() == Ok(name.as_bytes()))?;
+        Some((symbol.address(), symbol.size()))
     }
 
     /// Every function symbol, sorted by address, one for each address.
@@ -115,14 +137,14 @@ impl Elf {
         });
         found.dedup_by_key(|(function, _)| function.range.start);
         close_gaps(found.into_iter().map(|(function, _)| function).collect(), |address| {
-            self.text_from(address).map_or(address, |rest| address.saturating_add(rest.len() as u64))
+            self.text_at(address).map_or(address, |text| text.address.saturating_add(text.bytes))
         })
     }
 
     /// A symbol as a function, with how good a name it is.
     fn function<'data>(&self, symbol: &impl ObjectSymbol<'data>) -> Option<(Function, Rank)> {
         let start = symbol.address();
-        self.text_from(start)?;
+        self.text_at(start)?;
         let name = String::from_utf8_lossy(symbol.name_bytes().ok()?).into_owned();
         // "$x" and ".L" are marks that assemblers leave.
         if name.is_empty() || name.starts_with(['$', '.']) {
@@ -194,15 +216,31 @@ fn locate<'data>(section: &impl ObjectSection<'data>, file_bytes: usize) -> Opti
         return None;
     }
     let range = inside(place.offset, place.uncompressed_size, file_bytes)?;
-    (!range.is_empty()).then(|| Section { address: section.address(), range })
+    (!range.is_empty()).then(|| Section { address: section.address(), bytes: range.len() as u64, range })
+}
+
+/// An executable section whose bytes are in another file: this one has only debug information.
+fn elsewhere<'data>(section: &impl ObjectSection<'data>) -> Option<Section> {
+    let executable = matches!(
+        section.flags(),
+        SectionFlags::Elf { sh_flags, .. } if sh_flags.0 & object::elf::SHF_EXECINSTR.0 != 0
+    );
+    (executable && section.kind() == SectionKind::UninitializedData).then(|| Section {
+        address: section.address(),
+        bytes: section.size(),
+        range: 0..0,
+    })
 }
 
 /// An executable segment, which stands in when there are no section headers.
 fn executable<'data>(segment: &impl ObjectSegment<'data>, file_bytes: usize) -> Option<Section> {
     let (offset, size) = segment.file_range();
     let range = inside(offset, size, file_bytes)?;
-    (segment.permissions().executable() && !range.is_empty())
-        .then(|| Section { address: segment.address(), range })
+    (segment.permissions().executable() && !range.is_empty()).then(|| Section {
+        address: segment.address(),
+        bytes: range.len() as u64,
+        range,
+    })
 }
 
 /// A range of the file, if the file is that long.

@@ -98,9 +98,27 @@ impl Symbols {
         })
     }
 
-    /// The image that has code at `address`.
+    /// The address and size of what has this symbol-table name, be it function or variable; the size is 0
+    /// where the table does not say.
+    pub fn find_any(&self, name: &str) -> Option<(u64, u64)> {
+        self.images.iter().find_map(|image| {
+            let (address, size) = image.elf.symbol(name)?;
+            Some((address.wrapping_add(image.bias), size))
+        })
+    }
+
+    /// Every function of the symbol tables, with its symbol-table name.
+    pub fn functions(&self) -> impl Iterator<Item = (&str, Range<u64>)> {
+        self.images.iter().flat_map(|image| {
+            let moved = |at: u64| at.wrapping_add(image.bias);
+            let functions = image.functions().iter();
+            functions.map(move |f| (f.name.as_str(), moved(f.range.start)..moved(f.range.end)))
+        })
+    }
+
+    /// The image that has code at `address`: of several, the one that was loaded first.
     pub(super) fn image(&self, address: u64) -> Option<&Image> {
-        self.images.iter().find(|image| image.elf.text_from(image.linked(address)).is_some())
+        self.images.iter().find(|image| image.elf.is_text(image.linked(address)))
     }
 
     /// Whether `address` is inside the code of an image.
@@ -110,12 +128,15 @@ impl Symbols {
 
     /// Up to `length` bytes of code, as the image holds them.
     pub(super) fn code(&self, address: u64, length: usize) -> &[u8] {
-        let code = self.image(address).and_then(|image| image.elf.text_from(image.linked(address)));
+        let code = self
+            .images
+            .iter()
+            .find_map(|image| image.elf.text_from(image.linked(address)).filter(|code| !code.is_empty()));
         code.map_or(&[][..], |code| code.get(..length).unwrap_or(code))
     }
 
     /// Where the function around `address` starts and ends, from the symbol table.
-    pub(super) fn function_range(&self, address: u64) -> Option<Range<u64>> {
+    pub fn function_range(&self, address: u64) -> Option<Range<u64>> {
         let image = self.image(address)?;
         let range = &image.function(address)?.range;
         Some(range.start.wrapping_add(image.bias)..range.end.wrapping_add(image.bias))

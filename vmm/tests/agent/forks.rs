@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use unifork_vmm::foreign::{Base, Config, Fork, Ring0};
+use unifork_vmm::foreign::{Base, Config, Fork, Ring0, Terms};
 use unifork_vmm::{Cause, CrashKind, Engine, Kvm, Outcome};
 
 use super::build::{CLANG, image};
@@ -21,7 +21,7 @@ fn kvm() -> &'static Kvm {
 fn base(sources: &[(&str, Option<&str>)], ring0: Ring0) -> Arc<Base> {
     let config = Config { memory_bytes: 8 << 20, ring0, ..Config::default() };
     let image: Arc<[u8]> = image(CLANG, sources).into();
-    Base::boot(kvm(), "kernel", image, &config, DEADLINE).unwrap()
+    Base::boot(kvm(), "kernel", image, &config, &Terms::default(), DEADLINE).unwrap()
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use unifork_vmm::Kvm;
-use unifork_vmm::foreign::{self, Base, BaseError};
+use unifork_vmm::foreign::{self, Base, BaseError, Terms};
 
 use super::watch::Watchers;
 use super::{
@@ -44,7 +44,8 @@ pub(crate) fn boot(
     let config = flags.config(machine.memory, "")?;
     let kvm = Arc::new(Kvm::open().map_err(|error| crate::cmd::machine_failure(error.into()))?);
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let base = Base::boot(&kvm, &name, image, &config, machine.boot_deadline)
+    let terms = Terms { symbols: flags.symbol_files(path)? };
+    let base = Base::boot(&kvm, &name, image, &config, &terms, machine.boot_deadline)
         .map_err(|error| failure(path, error))?;
     Ok((kvm, base))
 }

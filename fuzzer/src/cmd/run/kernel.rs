@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
@@ -9,13 +10,15 @@ use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use unifork_vmm::Kvm;
 use unifork_vmm::foreign::{
-    Config, End, ForeignError, LoadError, Machine, Module, Outside, Power, Profile, Ring0,
+    Config, End, ForeignError, LoadError, Machine, Module, Outside, Power, Profile, Ring0, SymbolFile,
 };
+use unifork_vmm::introspect::Symbols;
 
 use super::Args;
 use crate::cmd::{Blame, BlameExt as _, Failure, Status, say};
 use crate::machine::read_image;
 use crate::signals;
+use crate::units;
 
 /// Flags for images that are kernels.
 #[derive(Debug, clap::Args)]
@@ -36,6 +39,10 @@ pub(crate) struct KernelArgs {
     /// How its CPL 0 is run: by KVM, or at CPL 3 by our own monitor; as `unifork doctor` says unless given
     #[arg(long, value_name = "HOW")]
     ring0: Option<Ring0Name>,
+    /// A file with its symbols, for an image that is stripped, and how far above where it was linked its code
+    /// runs; may be given again [default: IMAGE.dbg, where there is one]
+    #[arg(long, value_name = "FILE[,bias=ADDR]")]
+    symbols: Vec<String>,
 }
 
 impl KernelArgs {
@@ -46,6 +53,7 @@ impl KernelArgs {
             || self.initrd.is_some()
             || !self.module.is_empty()
             || self.ring0.is_some()
+            || !self.symbols.is_empty()
     }
 }
 
@@ -154,6 +162,36 @@ impl KernelArgs {
             cpu_model: None,
         })
     }
+
+    /// Files with symbols of `image`: those that were named, or the one beside it.
+    pub(crate) fn symbol_files(&self, image: &Path) -> Result<Vec<SymbolFile>, Failure> {
+        if self.symbols.is_empty() {
+            let beside = PathBuf::from(format!("{}.dbg", image.display()));
+            let bytes = if beside.is_file() { Some(read(&beside)?) } else { None };
+            return Ok(bytes.map(|bytes| symbol_file(&beside, bytes, 0)).into_iter().collect());
+        }
+        self.symbols.iter().map(|named| named_symbols(named)).collect()
+    }
+}
+
+fn symbol_file(path: &Path, bytes: Vec<u8>, bias: u64) -> SymbolFile {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    SymbolFile { name, bytes: bytes.into(), bias }
+}
+
+fn named_symbols(named: &str) -> Result<SymbolFile, Failure> {
+    let (path, bias) = match named.split_once(",bias=") {
+        None => (named, 0),
+        Some((path, bias)) => {
+            let bias = units::address(bias).map_err(|error| {
+                Failure::usage(anyhow!("--symbols {named}: {error}")).help("as in kernel.elf,bias=0x200000")
+            })?;
+            (path, bias)
+        }
+    };
+    let file = symbol_file(Path::new(path), read(Path::new(path))?, bias);
+    Symbols::new().load(&file.name, Arc::clone(&file.bytes), 0).or_usage()?;
+    Ok(file)
 }
 
 /// Whose fault it is that an image does not boot.

@@ -81,7 +81,7 @@ fn index<'a, S: UnwindSection<Bytes<'a>>>(
         let Ok(function) = partial.parse(S::cie_from_offset) else { continue };
         let start = function.initial_address();
         // Functions that the linker threw away are left behind with an address outside the code.
-        if elf.text_from(start).is_some() {
+        if elf.is_text(start) {
             let end = function.end_address();
             found.push(Entry { start, end, offset: function.offset(), section: kind });
         }
