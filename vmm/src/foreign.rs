@@ -29,6 +29,7 @@ use crate::memory::{GuestMemory, MemoryError};
 use crate::sys::slots;
 use crate::vcpu::VcpuError;
 use crate::vcpu::cpuid::CpuModel;
+use crate::virtio::DeviceConfig;
 use crate::vm::{RAM_SLOT, Tracking, WINDOWS_SLOT};
 
 mod bus;
@@ -80,7 +81,7 @@ pub enum Ring0 {
 }
 
 /// What a machine is made of, besides its image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Which devices it has.
     pub profile: Profile,
@@ -92,6 +93,8 @@ pub struct Config {
     pub initrd: Option<Vec<u8>>,
     /// Modules, for protocols that have them.
     pub modules: Vec<Module>,
+    /// Its virtio devices: on a PCI bus, or for [`Profile::Firecracker`] in memory, and named on the command line.
+    pub devices: Vec<DeviceConfig>,
     /// How its CPL 0 is run.
     pub ring0: Ring0,
     /// Whether an agent finds its host ([`crate::agent`]).
@@ -108,6 +111,7 @@ impl Default for Config {
             append: String::new(),
             initrd: None,
             modules: Vec::new(),
+            devices: Vec::new(),
             ring0: Ring0::default(),
             agent: false,
             cpu_model: None,
@@ -184,6 +188,26 @@ pub trait Outside {
 
     /// Whether the run is to end now.
     fn stopped(&self) -> bool;
+
+    /// The machine has sent this on its network card.
+    fn sent(&mut self, frame: &[u8]) {
+        let _nobody_is_there = frame;
+    }
+
+    /// A frame for its network card, if one has come.
+    fn arrived(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Whether frames may come.
+    fn is_connected(&self) -> bool {
+        false
+    }
+
+    /// The machine waits: returns when something was typed or has come, or `at_most` has passed.
+    fn wait(&mut self, at_most: Duration) {
+        std::thread::sleep(at_most);
+    }
 }
 
 /// Nobody: what is written to the console is kept.
@@ -214,8 +238,8 @@ impl Outside for Recorder {
 
 /// How long the machine runs at most before the outside is looked at.
 const SLICE: Duration = Duration::from_millis(50);
-/// Bytes of terminal input offered at once.
-const TYPED_MAX: usize = 16;
+/// The same while frames may come.
+const CONNECTED_SLICE: Duration = Duration::from_millis(2);
 
 /// One machine.
 #[derive(Debug)]
@@ -240,10 +264,12 @@ impl Machine {
     ///
     /// [`ForeignError`], when image, sizes or host are to blame.
     pub fn boot(kvm: &Kvm, name: &str, image: &[u8], config: &Config) -> Result<Self, ForeignError> {
+        let bus = Bus::new(config.profile, config.memory_bytes, &config.devices);
+        let append = bus.command_line(&config.append);
         let request = Request {
             image,
             name,
-            append: &config.append,
+            append: &append,
             initrd: config.initrd.as_deref(),
             modules: &config.modules,
             memory_bytes: config.memory_bytes,
@@ -265,7 +291,6 @@ impl Machine {
         } else {
             Cpu::native(&fd, cpuid, &loaded.start)?
         };
-        let bus = Bus::new(config.profile, config.memory_bytes);
         let (protocol, code) = (loaded.protocol, loaded.code);
         Ok(Self { cpu, fd, memory, file: Some(file), bus, protocol, code, agent: Agent::default() })
     }
@@ -322,7 +347,8 @@ impl Machine {
             if left.is_zero() {
                 break End::Deadline;
             }
-            let slice_end = self.bus.now_ns() + u64::try_from(left.min(SLICE).as_nanos()).unwrap_or(u64::MAX);
+            let slice = if outside.is_connected() { CONNECTED_SLICE } else { SLICE };
+            let slice_end = self.bus.now_ns() + u64::try_from(left.min(slice).as_nanos()).unwrap_or(u64::MAX);
             if let Some(end) = self.run_slice(slice_end, &|| clock(began), outside)? {
                 break end;
             }
@@ -373,7 +399,7 @@ impl Machine {
             if let Some(end) = self.ended(stop) {
                 return Ok(Some(end));
             }
-            if self.bus.serial().has_output() {
+            if self.bus.has_output() || self.bus.virtio().has_sent() {
                 self.show(outside);
                 // What is stopped by what it writes is stopped right behind that.
                 if outside.stopped() {
@@ -435,25 +461,37 @@ impl Machine {
                 return false;
             }
             let next = self.bus.next_event_ns();
-            if next.is_none() && !outside.listens() {
+            if next.is_none() && !outside.listens() && !outside.is_connected() {
                 return true;
             }
             let until = next.unwrap_or(u64::MAX).min(slice_end);
-            std::thread::sleep(Duration::from_nanos(until.saturating_sub(now)));
+            outside.wait(Duration::from_nanos(until.saturating_sub(now)));
+            self.type_in(outside);
         }
     }
 
     fn show(&mut self, outside: &mut dyn Outside) {
-        if self.bus.serial().has_output() {
-            outside.console(&self.bus.serial().take_output());
+        if self.bus.has_output() {
+            outside.console(&self.bus.take_output());
+        }
+        for frame in self.bus.virtio().take_frames() {
+            outside.sent(&frame);
         }
     }
 
     fn type_in(&mut self, outside: &mut dyn Outside) {
-        let room = self.bus.serial().room().min(TYPED_MAX);
+        let room = self.bus.room_to_type();
         if room > 0 {
             let typed = outside.typed(room);
-            self.bus.serial().receive(&typed);
+            if !typed.is_empty() {
+                self.bus.type_in(&mut self.memory, &typed);
+            }
+        }
+        while outside.is_connected()
+            && self.bus.virtio().wants_frame()
+            && let Some(frame) = outside.arrived()
+        {
+            self.bus.virtio().push_frame(&mut self.memory, &frame);
         }
     }
 }
@@ -502,7 +540,7 @@ pub fn runs_ring0(kvm: &Kvm) -> Result<bool, VcpuError> {
     set_slots(&fd, &memory, Tracking::Off)?;
     let start = Start { rip: AT, code: 8, data: 16, ..Start::default() };
     let cpu = Cpu::native(&fd, Cpuid::new(kvm.caps().cpu_model), &start)?;
-    let mut probe = Probe { cpu, fd, memory, bus: Bus::new(Profile::Pc, bytes) };
+    let mut probe = Probe { cpu, fd, memory, bus: Bus::new(Profile::Pc, bytes, &[]) };
     probe.cpu.vcpu().arm(Duration::from_secs(1));
     let stop = probe.cpu.step(&probe.fd, &mut probe.memory, &mut probe.bus);
     probe.cpu.vcpu().disarm();

@@ -47,7 +47,7 @@ const MMIO_BYTES: u64 = 0x1000;
 /// Input of the interrupt controller of the first device in memory, as in Firecracker; further ones follow.
 const MMIO_LINE: u8 = 5;
 /// The inputs of the 8259 that a PCI bus's pins are wired to, as in QEMU's `pc`.
-const PCI_LINES: [u8; 2] = [11, 10];
+pub(crate) const PCI_LINES: [u8; 2] = [11, 10];
 
 /// A port that names a place in configuration space, and the four that are it.
 const CONFIG_ADDRESS: u16 = 0xcf8;
@@ -259,6 +259,12 @@ impl Virtio {
         })
     }
 
+    /// Whether there are any.
+    #[must_use]
+    pub fn has_sent(&self) -> bool {
+        self.devices.iter().any(|device| matches!(&device.model, Model::Net(net) if net.has_sent()))
+    }
+
     /// Frames that the guest has sent since this was last asked.
     pub fn take_frames(&mut self) -> Vec<Vec<u8>> {
         let nets = self.devices.iter_mut().filter_map(|device| match &mut device.model {
@@ -268,6 +274,38 @@ impl Virtio {
         let frames: Vec<Vec<u8>> = nets.flatten().collect();
         self.touched.0 |= !frames.is_empty();
         frames
+    }
+
+    /// Whether the first network card would give a frame to the guest at once: the guest has it running, and has
+    /// taken all that came before.
+    #[must_use]
+    pub fn wants_frame(&self) -> bool {
+        let mut nets = self.devices.iter().filter_map(|device| match &device.model {
+            Model::Net(net) => Some((device, net)),
+            _ => None,
+        });
+        nets.next().is_some_and(|(device, net)| device.serves(net::RECEIVE) && !net.has_waiting())
+    }
+
+    /// Whether there is a network card.
+    #[must_use]
+    pub fn has_net(&self) -> bool {
+        self.devices.iter().any(|device| matches!(device.model, Model::Net(_)))
+    }
+
+    /// Whether the guest reads from its first console.
+    #[must_use]
+    pub fn console_listens(&self) -> bool {
+        let mut consoles = self.devices.iter().filter(|device| matches!(device.model, Model::Console(_)));
+        consoles.next().is_some_and(|device| device.serves(console::RECEIVE))
+    }
+
+    /// Whether the guest has written to a console since that was last taken.
+    #[must_use]
+    pub fn has_console_output(&self) -> bool {
+        self.devices
+            .iter()
+            .any(|device| matches!(&device.model, Model::Console(console) if console.has_said()))
     }
 
     /// Types into the first console; how many bytes it took.

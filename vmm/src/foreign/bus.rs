@@ -11,6 +11,9 @@ use super::devices::pic::Pic;
 use super::devices::pit::Pit;
 use super::devices::rtc::Rtc;
 use super::devices::serial::{Serial, SerialImage};
+use crate::memory::GuestMemory;
+use crate::vcpu::enter::Devices;
+use crate::virtio::{self, DeviceConfig, Transport, Virtio};
 
 /// How an image ended its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,9 @@ const AGENT: u16 = unifork_abi::agent::PORT as u16;
 const IRQ_TIMER: u8 = 0;
 const IRQ_COM1: u8 = 4;
 
+/// Bytes typed at once into a console that has room for more.
+const TYPED_MAX: usize = 256;
+
 /// Ports of devices that are not there, at most this many of them, are remembered with how often they
 /// were used.
 const UNKNOWN_MAX: usize = 64;
@@ -42,7 +48,7 @@ pub(crate) struct Bus {
     pic: Pic,
     pit: Pit,
     rtc: Rtc,
-    pci_address: u32,
+    virtio: Virtio,
     power: Option<Power>,
     // What was written to the agent's port and has not been looked at.
     agent: Option<u32>,
@@ -60,24 +66,61 @@ pub(crate) struct BusImage {
     pic: Pic,
     pit: Pit,
     rtc: Rtc,
-    pci_address: u32,
+    virtio: Virtio,
+}
+
+/// The devices, and the memory that some of them reach by themselves.
+pub(crate) struct Wired<'a> {
+    pub bus: &'a mut Bus,
+    pub memory: &'a mut GuestMemory,
+}
+
+impl Devices for Wired<'_> {
+    fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        self.bus.port_read(port, size)
+    }
+    fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        self.bus.port_write(self.memory, port, size, value);
+    }
+    fn memory_read(&mut self, at: u64, data: &mut [u8]) {
+        self.bus.memory_read(at, data);
+    }
+    fn memory_write(&mut self, at: u64, data: &[u8]) {
+        self.bus.memory_write(self.memory, at, data);
+    }
 }
 
 impl Bus {
-    pub(crate) fn new(profile: Profile, memory_bytes: u64) -> Self {
+    pub(crate) fn new(profile: Profile, memory_bytes: u64, devices: &[DeviceConfig]) -> Self {
+        let (transport, level_triggered) = match profile {
+            Profile::Pc => (Transport::Pci, virtio::PCI_LINES.iter().map(|line| 1 << line).sum()),
+            Profile::Firecracker => (Transport::Mmio, 0),
+        };
         Self {
             profile,
             now_ns: 0,
             serial: Serial::new(),
-            pic: Pic::new(),
+            pic: Pic::new(level_triggered),
             pit: Pit::new(),
             rtc: Rtc::new(memory_bytes),
-            pci_address: 0,
+            virtio: Virtio::new(transport, devices),
             power: None,
             agent: None,
             tick_ns: 0,
             unknown: BTreeMap::new(),
         }
+    }
+
+    /// `append`, and what a kernel has to be told of the devices: before a `--`, behind which a command line is
+    /// somebody else's.
+    pub(crate) fn command_line(&self, append: &str) -> String {
+        let (kernel, rest) = append.split_at(append.find("-- ").unwrap_or(append.len()));
+        let arguments = self.virtio.kernel_arguments();
+        let words = [kernel.trim_end()].into_iter().chain(arguments.iter().map(String::as_str)).chain([rest]);
+        if arguments.is_empty() {
+            return append.to_owned();
+        }
+        words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
     pub(crate) fn restore(image: &BusImage) -> Self {
@@ -88,7 +131,7 @@ impl Bus {
             pic: image.pic,
             pit: image.pit,
             rtc: image.rtc.clone(),
-            pci_address: image.pci_address,
+            virtio: image.virtio.clone(),
             power: None,
             agent: None,
             tick_ns: 0,
@@ -98,7 +141,14 @@ impl Bus {
 
     /// Makes this what `image` is.
     pub(crate) fn put_back(&mut self, image: &BusImage) {
-        *self = Self { tick_ns: self.tick_ns, ..Self::restore(image) };
+        // How time passes is not the machine's, and devices that nobody touched are left alone.
+        let Self { profile, now_ns, serial, pic, pit, rtc, virtio, power, agent, tick_ns: _, unknown } = self;
+        (*profile, *now_ns, *power, *agent) = (image.profile, image.now_ns, None, None);
+        *serial = Serial::restore(&image.serial);
+        (*pic, *pit) = (image.pic, image.pit);
+        rtc.clone_from(&image.rtc);
+        virtio.put_back(&image.virtio);
+        unknown.clear();
     }
 
     pub(crate) fn image(&self) -> BusImage {
@@ -109,7 +159,7 @@ impl Bus {
             pic: self.pic,
             pit: self.pit,
             rtc: self.rtc.clone(),
-            pci_address: self.pci_address,
+            virtio: self.virtio.clone(),
         }
     }
 
@@ -139,6 +189,7 @@ impl Bus {
         if self.serial.take_edge() {
             self.pic.pulse(IRQ_COM1);
         }
+        self.pic.set_lines(self.virtio.lines());
         self.pic.is_pending()
     }
 
@@ -156,8 +207,36 @@ impl Bus {
         self.agent.take()
     }
 
-    pub(crate) fn serial(&mut self) -> &mut Serial {
-        &mut self.serial
+    /// Whether it has written to a console since this was last taken.
+    pub(crate) fn has_output(&self) -> bool {
+        self.serial.has_output() || self.virtio.has_console_output()
+    }
+
+    /// What it has written to its consoles.
+    pub(crate) fn take_output(&mut self) -> Vec<u8> {
+        let mut said = self.serial.take_output();
+        said.append(&mut self.virtio.take_console());
+        said
+    }
+
+    /// How many bytes can be typed now: into a virtio console if a driver reads from it, else into the serial port.
+    pub(crate) fn room_to_type(&self) -> usize {
+        if self.virtio.console_listens() { TYPED_MAX } else { self.serial.room() }
+    }
+
+    /// Types them.
+    pub(crate) fn type_in(&mut self, memory: &mut GuestMemory, bytes: &[u8]) {
+        if self.virtio.console_listens() {
+            // Far fewer than it has room for.
+            let _all = self.virtio.type_in(memory, bytes);
+        } else {
+            self.serial.receive(bytes);
+        }
+    }
+
+    /// The virtio devices.
+    pub(crate) fn virtio(&mut self) -> &mut Virtio {
+        &mut self.virtio
     }
 
     /// Ports that were used though nothing is there, and how often.
@@ -181,13 +260,18 @@ impl Bus {
             0x60 | 0x64 => 0, // i8042: nothing typed, ready for a command
             0x61 => self.pit.read_gate(self.now_ns),
             0x71 => self.rtc.read(self.now_ns),
+            0x4d0 | 0x4d1 => self.pic.read_triggers(port),
             0x92 => 2, // A20 is on
             0x3f8..=0x3ff => self.serial.read((port - 0x3f8) as u8),
             0xe9 if pc => 0xe9, // how a debug console says that it is one
-            0xcf8 if pc && size == 4 => return self.pci_address,
-            // No device on any bus.
-            0xcf8..=0xcff if pc => return u32::MAX,
             _ => {
+                let mut data = [0; 4];
+                if self.virtio.port_read(port, &mut data[..usize::from(size)]) {
+                    return u32::from_le_bytes(data);
+                }
+                if pc && (0xcf8..=0xcff).contains(&port) {
+                    return u32::MAX;
+                }
                 self.note_unknown(port);
                 return u32::MAX;
             }
@@ -197,7 +281,7 @@ impl Bus {
     }
 
     /// Writes the low `size` bytes of `value` to `port`.
-    pub(crate) fn port_write(&mut self, port: u16, size: u8, value: u32) {
+    pub(crate) fn port_write(&mut self, memory: &mut GuestMemory, port: u16, size: u8, value: u32) {
         self.now_ns += self.tick_ns;
         let pc = self.profile == Profile::Pc;
         let byte = value as u8;
@@ -209,6 +293,7 @@ impl Bus {
             0x60 | 0x64 | 0x80 | 0x92 | 0xed => {}
             0x70 => self.rtc.select(byte),
             0x71 => self.rtc.write(byte),
+            0x4d0 | 0x4d1 => self.pic.write_triggers(port, byte),
             0x3f8..=0x3ff => {
                 // 16-bit writes reach two registers, as on the ISA bus.
                 for (i, byte) in value.to_le_bytes().iter().take(size.into()).enumerate() {
@@ -229,24 +314,46 @@ impl Bus {
                 }
             }
             AGENT if size == 4 => self.agent = Some(value),
-            0xcf8 if pc && size == 4 => self.pci_address = value,
-            0xcf8..=0xcff if pc => {}
-            _ => self.note_unknown(port),
+            _ => {
+                let data = value.to_le_bytes();
+                let known = self.virtio.port_write(memory, port, &data[..usize::from(size)])
+                    || pc && (0xcf8..=0xcff).contains(&port);
+                if !known {
+                    self.note_unknown(port);
+                }
+            }
         }
     }
 
-    /// Reads device memory, where nothing is yet.
-    pub(crate) fn memory_read(&mut self, _at: u64, data: &mut [u8]) {
-        data.fill(0xff);
+    /// Reads `data.len()` (at most 8) bytes of physical memory where there is no RAM. A device takes the accesses
+    /// to its own addresses; where there is none, all bits are set.
+    pub(crate) fn memory_read(&mut self, at: u64, data: &mut [u8]) {
+        self.now_ns += self.tick_ns;
+        if !self.virtio.memory_read(at, data) {
+            data.fill(0xff);
+        }
     }
 
-    /// Writes device memory.
-    pub(crate) fn memory_write(&mut self, _at: u64, _data: &[u8]) {}
+    /// Writes at most 8 bytes there.
+    pub(crate) fn memory_write(&mut self, memory: &mut GuestMemory, at: u64, data: &[u8]) {
+        self.now_ns += self.tick_ns;
+        // Where no device is, nothing happens.
+        let _anybody = self.virtio.memory_write(memory, at, data);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::MEMORY_BYTES_MIN;
+
+    fn bus(profile: Profile) -> Bus {
+        Bus::new(profile, MEMORY_BYTES_MIN, &[])
+    }
+
+    fn memory() -> GuestMemory {
+        GuestMemory::for_boot(MEMORY_BYTES_MIN, 4096).unwrap().0
+    }
 
     #[test]
     fn a_machine_can_be_switched_off_in_each_of_the_usual_ways() {
@@ -258,34 +365,38 @@ mod tests {
             (0xf4, 4, 7, Power::DebugExit(7)),
             (0x501, 2, 41, Power::DebugExit(41)),
         ] {
-            let mut bus = Bus::new(Profile::Pc, 64 << 20);
-            bus.port_write(port, size, value);
+            let mut bus = bus(Profile::Pc);
+            bus.port_write(&mut memory(), port, size, value);
             assert_eq!(bus.power(), Some(power), "{port:#x}");
         }
-        let mut bus = Bus::new(Profile::Firecracker, 64 << 20);
-        bus.port_write(0x604, 2, 0x2000);
+        let mut bus = bus(Profile::Firecracker);
+        bus.port_write(&mut memory(), 0x604, 2, 0x2000);
         assert_eq!(bus.power(), None, "Firecracker has no such port");
-        bus.port_write(0x64, 1, 0xfe);
+        bus.port_write(&mut memory(), 0x64, 1, 0xfe);
         assert_eq!(bus.power(), Some(Power::Reset));
     }
 
     #[test]
-    fn no_pci_device_answers_and_the_address_register_keeps_what_was_written() {
-        let mut bus = Bus::new(Profile::Pc, 64 << 20);
-        bus.port_write(0xcf8, 4, 0x8000_0000);
+    fn a_pci_bus_without_devices_has_its_bridge_and_nothing_else() {
+        let mut bus = bus(Profile::Pc);
+        bus.port_write(&mut memory(), 0xcf8, 4, 0x8000_0000);
         assert_eq!(bus.port_read(0xcf8, 4), 0x8000_0000);
+        assert_eq!(bus.port_read(0xcfc, 4), 0x1237_8086);
+        assert_eq!(bus.port_read(0xcfa, 2), u32::MAX);
+        bus.port_write(&mut memory(), 0xcf8, 4, 0x8000_0800);
         assert_eq!(bus.port_read(0xcfc, 4), u32::MAX);
         assert_eq!(bus.port_read(0xcfe, 2) as u16, u16::MAX);
+        assert!(bus.unknown_ports().is_empty());
     }
 
     #[test]
     fn a_copy_of_the_devices_goes_on_as_they_do() {
-        let mut bus = Bus::new(Profile::Pc, 64 << 20);
+        let mut bus = bus(Profile::Pc);
         for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe)] {
-            bus.port_write(port, 1, value);
+            bus.port_write(&mut memory(), port, 1, value);
         }
         for (port, value) in [(0x43, 0x34), (0x40, 0), (0x40, 0x10)] {
-            bus.port_write(port, 1, value);
+            bus.port_write(&mut memory(), port, 1, value);
         }
         bus.advance(1_000_000);
         let mut copy = Bus::restore(&bus.image());

@@ -4,13 +4,13 @@ use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment};
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
-use super::bus::Bus;
+use super::bus::{Bus, Wired};
 use super::cpuid::Cpuid;
 use super::monitor::state::{CODE32, CODE64, CS, DATA, DS, ES, FS, GS, SS, Segment, TASK, Table, Virtual};
 use super::monitor::walk::Paging;
 use super::monitor::{Monitor, MonitorStats};
 use crate::memory::GuestMemory;
-use crate::vcpu::enter::{Devices, Stopped};
+use crate::vcpu::enter::Stopped;
 use crate::vcpu::{Vcpu, VcpuError};
 
 /// The state in which a boot protocol enters an image. Interrupts are off and segments are flat.
@@ -93,21 +93,6 @@ pub(crate) enum Cpu {
     Native(Box<Native>),
     /// At CPL 3.
     Monitored(Box<Monitor>),
-}
-
-impl Devices for Bus {
-    fn port_read(&mut self, port: u16, size: u8) -> u32 {
-        Self::port_read(self, port, size)
-    }
-    fn port_write(&mut self, port: u16, size: u8, value: u32) {
-        Self::port_write(self, port, size, value);
-    }
-    fn memory_read(&mut self, at: u64, data: &mut [u8]) {
-        Self::memory_read(self, at, data);
-    }
-    fn memory_write(&mut self, at: u64, data: &[u8]) {
-        Self::memory_write(self, at, data);
-    }
 }
 
 impl Cpu {
@@ -243,7 +228,7 @@ impl Cpu {
             Self::Monitored(monitor) => monitor.step(vm, memory, bus),
             Self::Native(native) => {
                 let vcpu = &mut native.vcpu;
-                let stopped = vcpu.enter(bus);
+                let stopped = vcpu.enter(&mut Wired { bus, memory });
                 let rip = vcpu.regs_mut().rip;
                 Ok(match stopped {
                     Stopped::Device | Stopped::Kicked => Stop::Again,

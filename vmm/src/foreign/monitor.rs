@@ -14,7 +14,7 @@ use std::io;
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::VmFd;
 
-use super::bus::Bus;
+use super::bus::{Bus, Wired};
 use super::cpu::{Start, Stop};
 use super::cpuid::Cpuid;
 use super::frozen::guest_registers;
@@ -81,7 +81,7 @@ pub(crate) struct Monitor {
 
 /// Device memory is reached by the CPU itself; ports are not, but for the stubs' own.
 struct MemoryOnly<'a> {
-    bus: &'a mut Bus,
+    wired: Wired<'a>,
     trapped: bool,
 }
 
@@ -93,10 +93,10 @@ impl Devices for MemoryOnly<'_> {
         self.trapped = true;
     }
     fn memory_read(&mut self, at: u64, data: &mut [u8]) {
-        self.bus.memory_read(at, data);
+        self.wired.memory_read(at, data);
     }
     fn memory_write(&mut self, at: u64, data: &[u8]) {
-        self.bus.memory_write(at, data);
+        self.wired.memory_write(at, data);
     }
     fn is_trap(&self) -> bool {
         self.trapped
@@ -310,7 +310,8 @@ impl Monitor {
         sregs.cr3 = root;
         self.vcpu.store()?;
         loop {
-            let mut devices = MemoryOnly { bus, trapped: false };
+            let wired = Wired { bus: &mut *bus, memory: &mut *memory };
+            let mut devices = MemoryOnly { wired, trapped: false };
             let stopped = self.vcpu.enter(&mut devices);
             let vector = tables::vector_of(self.vcpu.regs_mut().rip);
             return Ok(match (stopped, vector) {

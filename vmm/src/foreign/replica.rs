@@ -361,7 +361,7 @@ impl Fork {
     }
 
     fn take_console(&mut self) {
-        let said = self.machine.bus.serial().take_output();
+        let said = self.machine.bus.take_output();
         let room = CONSOLE_BYTES_MAX - self.console.len();
         self.console.extend_from_slice(&said[..said.len().min(room)]);
     }

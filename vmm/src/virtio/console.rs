@@ -33,6 +33,10 @@ impl Console {
         taken
     }
 
+    pub(crate) fn has_said(&self) -> bool {
+        !self.said.is_empty()
+    }
+
     /// What the guest has written since this was last asked.
     pub(crate) fn take_said(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.said)

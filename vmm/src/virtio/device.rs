@@ -188,10 +188,15 @@ impl Device {
         self.interrupt &= !reasons;
     }
 
+    /// Whether requests in queue number `queue` are served.
+    pub(crate) fn serves(&self, queue: usize) -> bool {
+        let running = self.status & DRIVER_OK != 0 && self.status & NEEDS_RESET == 0;
+        running && self.rings.get(queue).is_some_and(|ring| ring.ready)
+    }
+
     /// The driver has put something into queue number `queue`.
     pub(crate) fn notify(&mut self, memory: &mut GuestMemory, queue: usize) {
-        let running = self.status & DRIVER_OK != 0 && self.status & NEEDS_RESET == 0;
-        if !running || !self.rings.get(queue).is_some_and(|ring| ring.ready) {
+        if !self.serves(queue) {
             return;
         }
         match self.serve(&memory.for_device(), queue) {

@@ -47,6 +47,15 @@ impl Net {
         taken
     }
 
+    /// Whether a frame waits for the guest to have room for it.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(crate) fn has_sent(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
     /// What the guest has sent since this was last asked.
     pub(crate) fn take_sent(&mut self) -> Vec<Vec<u8>> {
         self.sent_bytes = 0;

@@ -14,7 +14,8 @@ pub(crate) fn image(compiler: &str, sources: &[(&str, Option<&str>)]) -> Vec<u8>
         assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
     };
     let objects = sources.iter().map(|(source, flags)| {
-        let object = folder.path().join(source).with_extension("o");
+        let name = Path::new(source).file_name().unwrap();
+        let object = folder.path().join(name).with_extension("o");
         let mut compile = Command::new(compiler);
         compile.args(["-c", "-O1", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-mno-red-zone"]);
         compile.args(["-mno-sse", "-fcf-protection=none", "-Wall", "-Wextra", "-Werror"]);

@@ -153,6 +153,7 @@ impl KernelArgs {
             append: flags.append.clone().unwrap_or_else(|| words.to_owned()),
             initrd: flags.initrd.as_deref().map(read).transpose()?,
             modules,
+            devices: Vec::new(),
             ring0: match flags.ring0 {
                 Some(Ring0Name::Native) => Ring0::Native,
                 Some(Ring0Name::Monitor) => Ring0::Monitor,

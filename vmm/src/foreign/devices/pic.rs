@@ -11,6 +11,10 @@ struct Chip {
     base: u8,
     mask: u8,
     requested: u8,
+    /// Inputs that are pulled now, of those that are wired to something that holds them.
+    lines: u8,
+    /// Inputs for which the level counts, and not its change.
+    levels: u8,
     in_service: u8,
     /// How many initialisation words are still to come, and which is next (2, 3, 4; 0: none).
     next_word: u8,
@@ -29,7 +33,7 @@ impl Chip {
     }
 
     fn acknowledge(&mut self, line: u8) {
-        self.requested &= !(1 << line);
+        self.requested = self.requested & !(1 << line) | self.lines & self.levels;
         if !self.auto_end {
             self.in_service |= 1 << line;
         }
@@ -37,7 +41,16 @@ impl Chip {
 
     fn command(&mut self, value: u8) {
         if value & 0x10 != 0 {
-            *self = Self { next_word: 2, wants_fourth: value & 1 != 0, ..Self::default() };
+            let (lines, levels) = (self.lines, self.levels);
+            let requested = lines & levels;
+            *self = Self {
+                next_word: 2,
+                wants_fourth: value & 1 != 0,
+                requested,
+                lines,
+                levels,
+                ..Self::default()
+            };
         } else if value & 0x08 != 0 {
             self.poll = value & 4 != 0;
             if value & 2 != 0 {
@@ -51,6 +64,12 @@ impl Chip {
                 _ => {}
             }
         }
+    }
+
+    fn set_lines(&mut self, lines: u8) {
+        let (rose, fell) = (lines & !self.lines, self.lines & !lines);
+        self.lines = lines;
+        self.requested = (self.requested | rose) & !(fell & self.levels);
     }
 
     fn data(&mut self, value: u8) {
@@ -94,16 +113,27 @@ pub(crate) struct Pic {
 }
 
 impl Pic {
-    pub(crate) fn new() -> Self {
+    /// A pair whose inputs are edge-triggered but for those in `levels`.
+    pub(crate) fn new(levels: u16) -> Self {
         // As firmware leaves them: everything masked.
         let chip = Chip { mask: 0xff, ..Chip::default() };
-        Self { chips: [Chip { base: 0x08, ..chip }, Chip { base: 0x70, ..chip }] }
+        let [first, second] = levels.to_le_bytes();
+        Self {
+            chips: [Chip { base: 0x08, levels: first, ..chip }, Chip { base: 0x70, levels: second, ..chip }],
+        }
     }
 
     /// Raises line `irq` for an instant: an edge.
     pub(crate) fn pulse(&mut self, irq: u8) {
         let chip = &mut self.chips[usize::from(irq >= 8)];
         chip.requested |= 1 << (irq & 7);
+    }
+
+    /// The inputs that are pulled from now on, a bit for each, by devices that hold them until they are served.
+    pub(crate) fn set_lines(&mut self, lines: u32) {
+        let [first, second, ..] = lines.to_le_bytes();
+        self.chips[0].set_lines(first);
+        self.chips[1].set_lines(second);
     }
 
     fn cascade(&mut self) {
@@ -144,7 +174,19 @@ impl Pic {
         self.chips[usize::from(port >= 0xa0)].read(port & 1 != 0)
     }
 
+    /// Reads port 0x4d0 or 0x4d1: which inputs are level-triggered.
+    pub(crate) fn read_triggers(&self, port: u16) -> u8 {
+        self.chips[usize::from(port & 1)].levels
+    }
+
     /// Writes it.
+    pub(crate) fn write_triggers(&mut self, port: u16, value: u8) {
+        // Those of the timer, keyboard, cascade, clock and coprocessor cannot be changed.
+        let fixed = [0x07, 0x21][usize::from(port & 1)];
+        self.chips[usize::from(port & 1)].levels = value & !fixed;
+    }
+
+    /// Writes one of the ports that [`Self::read`] reads.
     pub(crate) fn write(&mut self, port: u16, value: u8) {
         let chip = &mut self.chips[usize::from(port >= 0xa0)];
         if port & 1 == 0 { chip.command(value) } else { chip.data(value) }
@@ -156,7 +198,7 @@ mod tests {
     use super::*;
 
     fn set_up() -> Pic {
-        let mut pic = Pic::new();
+        let mut pic = Pic::new(1 << 10);
         for (port, value) in [
             (0x20, 0x11),
             (0xa0, 0x11),
@@ -195,5 +237,33 @@ mod tests {
         assert_eq!(pic.acknowledge(), Some(0x2b));
         assert!(!pic.is_pending());
         assert_eq!(pic.read(0xa1), 0xf7);
+    }
+
+    #[test]
+    fn a_level_asks_again_until_it_falls_and_an_edge_once() {
+        let mut pic = set_up();
+        pic.set_lines(1 << 10 | 1 << 5);
+        for (end, vector) in [(0xa0, 0x2a), (0xa0, 0x2a), (0x20, 0x2a)] {
+            assert_eq!(pic.acknowledge(), Some(vector), "the second controller's come first");
+            pic.write(end, 0x20);
+            pic.write(0x20, 0x20);
+        }
+        pic.set_lines(1 << 5);
+        pic.write(0xa0, 0x20);
+        assert_eq!(pic.acknowledge(), Some(0x25));
+        pic.write(0x20, 0x20);
+        assert_eq!(pic.acknowledge(), None, "it has not risen again");
+        pic.set_lines(0);
+        pic.set_lines(1 << 5);
+        assert_eq!(pic.acknowledge(), Some(0x25));
+    }
+
+    #[test]
+    fn how_an_input_is_triggered_can_be_read_and_changed() {
+        let mut pic = set_up();
+        assert_eq!((pic.read_triggers(0x4d0), pic.read_triggers(0x4d1)), (0, 4));
+        pic.write_triggers(0x4d0, 0xff);
+        pic.write_triggers(0x4d1, 0xff);
+        assert_eq!((pic.read_triggers(0x4d0), pic.read_triggers(0x4d1)), (0xf8, 0xde));
     }
 }

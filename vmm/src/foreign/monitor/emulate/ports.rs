@@ -27,7 +27,7 @@ impl Guest<'_> {
             self.set_register(data, value.into());
         } else {
             let value = self.register(data) as u32;
-            self.bus.port_write(port, size, value);
+            self.bus.port_write(self.memory, port, size, value);
         }
         Ok(())
     }
@@ -69,7 +69,7 @@ impl Guest<'_> {
                 self.write_number(at, value.into(), size.into())?;
             } else {
                 let value = self.read_number(at, size.into())? as u32;
-                self.bus.port_write(port, size, value);
+                self.bus.port_write(self.memory, port, size, value);
             }
             let moved = merged(index, index.wrapping_add(step), mask);
             if input {
