@@ -79,6 +79,9 @@ pub(crate) struct Figures {
     pub(crate) unrepeated: u64,
     /// The share of covered edges whose counts repeat, of one.
     pub(crate) stability: f64,
+    /// The edges whose counts do not: they count as new no more.
+    #[serde(default)]
+    pub(crate) unstable: usize,
     pub(crate) reset_pages_per_run: f64,
     /// Pages that are always put back, and the share of resets that found no other page dirty.
     #[serde(default)]
@@ -393,6 +396,7 @@ impl Monitor {
             duplicates: findings.duplicates,
             unrepeated: findings.unrepeated,
             stability: calibrate::stability(state, edges),
+            unstable: calibrate::unstable_count(state),
             reset_pages_per_run: tally.reset_pages as f64 / tally.runs.max(1) as f64,
             hot_pages: tally.hot_pages,
             hot_hit_rate: tally.hot_hit_rate,

@@ -132,6 +132,11 @@ fn edges_that_come_and_go_are_named_with_their_line_and_left_out() {
             assert_eq!(edge["function"], "LLVMFuzzerTestOneInput", "{edge}");
             assert!(lines.contains(&(edge["line"].as_u64().unwrap() as usize)), "{edge}");
         }
+        assert_eq!(summary["summary"]["unstable"], unstable.len(), "{summary}");
+        run(&["report", text(&output)]).expect(0);
+        let page = fs::read_to_string(output.join("report.html")).unwrap();
+        let listed = format!("planted/unstable/harness.c:{}", unstable[0]["line"]);
+        assert!(page.contains("whose counts do not repeat") && page.contains(&listed), "{page}");
         // Each of its counts would be news: 7 buckets, in any order, for each input that is kept.
         let corpus = summary["summary"]["corpus"].as_u64().unwrap();
         assert!(corpus < 20, "{how:?}: what comes and goes is no news: {corpus} inputs");

@@ -32,6 +32,7 @@ impl Part {
             kernel_edges: last.kernel_edges,
             kernel_edges_total: last.kernel_edges_total,
             stability: last.stability,
+            unstable: last.unstable,
             ..Figures::default()
         };
         self.pid = 0;
@@ -98,6 +99,7 @@ pub(crate) fn sum(parts: &[Part]) -> Figures {
         sum.batch_size = sum.batch_size.max(now.batch_size);
         if now.edges > 0 {
             sum.stability = sum.stability.min(now.stability);
+            sum.unstable = sum.unstable.max(now.unstable);
         }
         let weight = now.execs as f64;
         sum.reset_pages_per_run += weight * now.reset_pages_per_run;

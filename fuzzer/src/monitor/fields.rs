@@ -60,6 +60,7 @@ fields! {
     duplicates duplicates_total Counter "runs" "of this session that ended in a finding that was known";
     unrepeated unrepeated_total Counter "runs" "of this session that timed out, and did not in a fresh fork";
     stability stability_ratio Gauge "of one" "share of the edges reached whose counts repeat";
+    unstable unstable_edges Gauge "edges" "whose counts do not repeat, and which count as new no more";
     reset_pages_per_run reset_pages_per_run Gauge "pages" "put back by the host for each run, on average of this session";
     hot_pages hot_pages Gauge "pages" "that are always put back: the hot set";
     hot_hit_rate hot_hit_ratio Gauge "of one" "share of resets that found no other page dirty";

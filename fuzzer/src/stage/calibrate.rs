@@ -42,7 +42,7 @@ libafl_bolts::impl_serdeany!(UnstableEdges);
 
 /// The share of covered edges that is stable, of one.
 pub(crate) fn stability(state: &State, covered: usize) -> f64 {
-    let unstable = state.metadata::<UnstableEdges>().map_or(0, |unstable| unstable.indices.len());
+    let unstable = unstable_count(state);
     if covered == 0 { 1.0 } else { covered.saturating_sub(unstable) as f64 / covered as f64 }
 }
 
@@ -51,6 +51,11 @@ impl UnstableEdges {
     pub(crate) fn contains(&self, edge: usize) -> bool {
         self.indices.contains(&edge)
     }
+}
+
+/// How many edges are unstable.
+pub(crate) fn unstable_count(state: &State) -> usize {
+    state.metadata::<UnstableEdges>().map_or(0, |unstable| unstable.indices.len())
 }
 
 /// The unstable edges, in order.

@@ -13,7 +13,7 @@ use super::ascii;
 use super::model::Model;
 use super::theme::Theme;
 use crate::monitor::{ClientFigures, Figures};
-use crate::units::{plural, show_clock, show_count};
+use crate::units::{plural, show_clock, show_count, show_size};
 
 /// Below this, only figures are shown.
 const LEAST: (u16, u16) = (60, 18);
@@ -170,7 +170,7 @@ fn facts(figures: &Figures) -> Vec<(&'static str, String, bool)> {
         (size, 0) => plural(size, "run"),
         (size, batches) => {
             let spoiled = 100.0 * figures.spoiled as f64 / batches as f64;
-            format!("{}, {spoiled:.1} % thrown away", plural(size, "run"))
+            format!("{}, {spoiled:.1} % spoiled", plural(size, "run"))
         }
     };
     let audits = match (figures.audits, figures.audit_differences) {
@@ -185,7 +185,14 @@ fn facts(figures: &Figures) -> Vec<(&'static str, String, bool)> {
             false,
         ),
         ("corpus", plural_short(figures.corpus, "input"), false),
-        ("stability", format!("{:.1} %", 100.0 * figures.stability), false),
+        (
+            "stability",
+            match figures.unstable {
+                0 => format!("{:.1} %", 100.0 * figures.stability),
+                edges => format!("{:.1} %, {} unstable", 100.0 * figures.stability, count(edges)),
+            },
+            false,
+        ),
         (
             "hot set",
             format!(
@@ -254,6 +261,9 @@ fn cores_table(frame: &mut Frame<'_>, area: Rect, figures: &Figures, theme: Them
         ));
     }
     let mut title = "cores".to_owned();
+    if figures.rss_bytes > 0 {
+        title += &format!(", {} of memory", show_size(figures.rss_bytes));
+    }
     if figures.links > 0 {
         title += &format!(", connected to {}", plural(figures.links, "other machine"));
     }

@@ -11,7 +11,7 @@ use crate::monitor::Figures;
 use crate::page::{escape, facts, page};
 use crate::units::{plural, show_clock, show_count, show_size};
 
-/// Findings on the page.
+/// Findings on the page, and unstable edges.
 const LISTED_MAX: usize = 500;
 
 /// All of it.
@@ -35,6 +35,7 @@ pub(super) fn page_of(read: &Read, links: &Links) -> String {
     findings(&mut body, read, links);
     slowest(&mut body, read, links);
     unserved(&mut body, read);
+    unstable(&mut body, &read.unstable);
     machine(&mut body, read);
     if !read.damage.is_empty() {
         body.push_str("<h2>What is missing</h2>\n<ul>\n");
@@ -105,6 +106,14 @@ fn summary(figures: &Figures) -> Vec<(&'static str, String)> {
         ("corpus", plural(figures.corpus, "input")),
         ("stability", format!("{:.1} % of the edges repeat their counts", 100.0 * figures.stability)),
         (
+            "cost",
+            format!(
+                "{} of processor time in the last session, {} of memory",
+                clock(figures.cpu_s),
+                show_size(figures.rss_bytes)
+            ),
+        ),
+        (
             "hot set",
             format!("{}, hit rate {:.1} %", plural(figures.hot_pages, "page"), 100.0 * figures.hot_hit_rate),
         ),
@@ -140,6 +149,8 @@ fn curves(body: &mut String, points: &[Point]) {
     body.push_str(&chart("Edges reached", &of(|point| point.edges), true));
     body.push_str(&chart("Inputs in the corpus", &of(|point| point.corpus), true));
     body.push_str(&chart("Findings", &of(|point| point.findings), true));
+    let memory: Vec<_> = points.iter().map(|point| (point.at, (point.rss_bytes >> 20) as f64)).collect();
+    body.push_str(&chart("Memory, MiB", &memory, true));
     body.push_str("</div>\n");
 }
 
@@ -233,6 +244,23 @@ fn unserved(body: &mut String, read: &Read) {
     let list: Vec<_> =
         calls.iter().map(|(name, count)| format!("{} x{}", escape(name), show_count(**count))).collect();
     let _ = writeln!(body, "<p>{}</p>\n<p class=\"soft\">They return ENOSYS.</p>", list.join(", "));
+}
+
+/// Nothing where there are none, as in nearly all campaigns.
+fn unstable(body: &mut String, edges: &[String]) {
+    if edges.is_empty() {
+        return;
+    }
+    let _ = writeln!(body, "<h2>Edges whose counts do not repeat: {}</h2>", show_count(edges.len() as u64));
+    body.push_str("<p class=\"soft\">They count as new no more.</p>\n<ul class=\"list\">\n");
+    for edge in edges.iter().take(LISTED_MAX) {
+        let _ = writeln!(body, "<li><code>{}</code></li>", escape(edge));
+    }
+    body.push_str("</ul>\n");
+    if edges.len() > LISTED_MAX {
+        let more = show_count((edges.len() - LISTED_MAX) as u64);
+        let _ = writeln!(body, "<p>And {more} more in <code>unstable.txt</code>.</p>");
+    }
 }
 
 fn machine(body: &mut String, read: &Read) {

@@ -1,6 +1,6 @@
 //! What is in the folder of a campaign, running or not, as far as it can be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,7 @@ pub(super) struct Point {
     pub(super) edges: usize,
     pub(super) corpus: usize,
     pub(super) findings: usize,
+    pub(super) rss_bytes: u64,
 }
 
 /// A finding.
@@ -74,6 +75,8 @@ pub(super) struct Read {
     pub(super) findings: Vec<Finding>,
     pub(super) triaged: bool,
     pub(super) detail: Detail,
+    /// Edges whose counts do not repeat, as `unstable.txt` has them.
+    pub(super) unstable: Vec<String>,
     /// The queue's files, by the hash in their names.
     pub(super) queue: BTreeMap<String, String>,
     /// What could not be read, and what is missing.
@@ -96,6 +99,7 @@ impl Read {
             findings: Vec::new(),
             triaged: root.join("triage/index.html").is_file(),
             detail: Detail::default(),
+            unstable: unstable(root),
             queue: BTreeMap::new(),
             damage: Vec::new(),
         };
@@ -138,8 +142,8 @@ impl Read {
                         gaps.add(format!("there is no line of figures between {from} and {to} of fuzzing"));
                     }
                 }
-                let Figures { execs, edges, corpus, findings, runtime_s: at, .. } = *figures;
-                history.push(Point { at, execs, edges, corpus, findings });
+                let Figures { execs, edges, corpus, findings, rss_bytes, runtime_s: at, .. } = *figures;
+                history.push(Point { at, execs, edges, corpus, findings, rss_bytes });
                 self.last = Some(*figures);
             }
         })?;
@@ -184,6 +188,27 @@ impl Read {
         });
         self.damage.extend(bad.named("findings"));
     }
+}
+
+/// The lines of `unstable.txt`, and of those of further clients, once each.
+fn unstable(root: &Path) -> Vec<String> {
+    let mut lines = BTreeSet::new();
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("unstable") || !name.ends_with(".txt") {
+            continue;
+        }
+        let text = fs::read(entry.path()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        for line in text.lines() {
+            let Some((number, place)) = line.strip_prefix("edge ").and_then(|edge| edge.split_once(' '))
+            else {
+                continue;
+            };
+            lines.insert((number.parse::<u64>().unwrap_or(u64::MAX), format!("edge {number}: {place}")));
+        }
+    }
+    lines.into_iter().map(|(_, line)| line).collect()
 }
 
 /// Places that are wrong: some by name, the rest by number.

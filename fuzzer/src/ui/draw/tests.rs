@@ -56,6 +56,8 @@ fn usual() -> Figures {
         findings: 2,
         duplicates: 28_528,
         stability: 0.995,
+        unstable: 2,
+        rss_bytes: 33 << 20,
         hot_pages: 31,
         hot_hit_rate: 0.999,
         batch_size: 512,
@@ -81,6 +83,8 @@ fn huge() -> Figures {
         findings: usize::MAX,
         duplicates: large,
         stability: 1.0,
+        unstable: usize::MAX,
+        rss_bytes: large,
         hot_pages: usize::MAX,
         hot_hit_rate: 1.0,
         batch_size: usize::MAX,
@@ -121,9 +125,10 @@ fn every_figure_is_read_at_80_by_24() {
         "engine      1.65 us   33.0 %",
         "412 of 1,743 (23.6 %)",
         "324 inputs",
-        "99.5 %",
+        "stability 99.5 %, 2 unstable",
+        "cores, 33 MiB of memory",
         "31 pages, hit rate 99.9 %",
-        "512 runs, 0.1 % thrown away",
+        "512 runs, 0.1 % spoiled",
         "120, all the same",
         "findings 2, and 28,528 runs that repeated one",
         "null-write-00000001  page fault: write to 0x10, which is not mapped",
@@ -159,7 +164,7 @@ fn huge_figures_do_not_run_into_each_other_at_80_by_24() {
     for wanted in ["18.4E", "277777:46:40", "DIFFER", "more in"] {
         assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
     }
-    let row = text.lines().skip_while(|line| !line.contains(" cores ")).nth(2).unwrap();
+    let row = text.lines().skip_while(|line| !line.contains(" cores")).nth(2).unwrap();
     assert_eq!(row.split_whitespace().count(), HEADER.len() + 1, "{row}");
 }
 
