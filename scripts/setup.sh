@@ -58,6 +58,16 @@ if ((${#missing[@]} > 0)); then
         fail "apt-get could not install: ${missing[*]} (is there a network? is this Debian 12?)"
 fi
 
+# Peers that the tests exchange inputs with; a test that misses one says so and leaves it out.
+if [[ -n "${CI:-}" ]] && have apt-get && { ! have afl-fuzz || ! dpkg -s libclang-rt-16-dev >/dev/null 2>&1; }; then
+    echo "setup: installing AFL++ and libFuzzer, which the tests exchange inputs with" >&2
+    as_root=()
+    ((EUID == 0)) || as_root=(sudo)
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends afl++ libclang-rt-16-dev ||
+        echo "setup: could not; these tests leave them out" >&2
+fi
+
 # Looked for as the user who builds, not as root.
 if ! have cargo && [[ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]]; then
     fail "cargo is installed but not on PATH; run: . \"${CARGO_HOME:-$HOME/.cargo}/env\""
