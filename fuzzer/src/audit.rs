@@ -8,10 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Kvm, Outcome, Replica, Snapshot, Space};
+use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Kvm, Outcome};
 
 use crate::campaign::CampaignError;
 use crate::cmd::{note, warn};
+use crate::fork::{Fork, Frozen};
 
 /// Differences described at most; all are counted.
 const DESCRIBED_MAX: usize = 20;
@@ -22,7 +23,7 @@ const SPOILED_TRIES: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct Auditor {
     kvm: Arc<Kvm>,
-    snapshot: Arc<Snapshot>,
+    frozen: Frozen,
     deadline: Duration,
     every: u64,
     due: u64,
@@ -48,10 +49,10 @@ struct Seen {
 
 impl Auditor {
     /// Audits every `every`th run.
-    pub(crate) fn new(kvm: Arc<Kvm>, snapshot: Arc<Snapshot>, deadline: Duration, every: u64) -> Self {
+    pub(crate) fn new(kvm: Arc<Kvm>, frozen: Frozen, deadline: Duration, every: u64) -> Self {
         Self {
             kvm,
-            snapshot,
+            frozen,
             deadline,
             every,
             due: every,
@@ -73,13 +74,13 @@ impl Auditor {
     pub(crate) fn run(
         &mut self,
         runs: u64,
-        replica: &Replica,
+        replica: &Fork,
         input: &[u8],
         outcome: &Outcome,
     ) -> Result<(), CampaignError> {
         self.due = runs + self.every;
-        let seen =
-            Seen { outcome: outcome.clone(), counters: counters(replica), pages: replica.differing_pages() };
+        let (counters, pages) = (replica.all_counters(), replica.differing_pages());
+        let seen = Seen { outcome: outcome.clone(), counters, pages };
         self.compare(input, &seen, "by itself")
     }
 
@@ -89,7 +90,7 @@ impl Auditor {
     pub(crate) fn batch<'a>(
         &mut self,
         runs: u64,
-        replica: &mut Replica,
+        replica: &mut Fork,
         inputs: impl Iterator<Item = &'a [u8]> + Clone,
         live: &[BatchRun],
     ) -> Result<(), CampaignError> {
@@ -109,7 +110,7 @@ impl Auditor {
                 continue;
             };
             // The campaign's batches may not look at the libOS's counters.
-            let app = replica.snapshot().counter_count(Space::Application);
+            let app = self.frozen.counter_count();
             let mut news = counters.unwrap_or_else(|| seen.counters.clone());
             news[app..].copy_from_slice(&seen.counters[app..]);
             let filtered = run.slot.is_none() && at > 0 && replica.is_news(&news[..app]);
@@ -126,7 +127,7 @@ impl Auditor {
     /// told, because the hot set is being learned.
     fn repeat<'a>(
         &mut self,
-        replica: &mut Replica,
+        replica: &mut Fork,
         inputs: impl Iterator<Item = &'a [u8]> + Clone,
         at: usize,
     ) -> Result<Option<Seen>, CampaignError> {
@@ -141,7 +142,7 @@ impl Auditor {
                     return Ok(Some(Seen { outcome: Outcome::Done { code }, counters, pages }));
                 }
                 (BatchEnd::Stopped { outcome, .. }, _) => {
-                    let counters = counters(replica);
+                    let counters = replica.all_counters();
                     return Ok(Some(Seen { outcome: *outcome, counters, pages }));
                 }
                 _ => {}
@@ -151,18 +152,18 @@ impl Auditor {
     }
 
     fn compare(&mut self, input: &[u8], seen: &Seen, how: &str) -> Result<(), CampaignError> {
-        let mut fresh = Replica::spawn(&self.kvm, &self.snapshot, Engine::CopyAll)?;
+        let mut fresh = self.frozen.fork(&self.kvm, Engine::CopyAll)?;
         let outcome = fresh.run(input, self.deadline)?;
-        let exact = Seen { outcome, counters: counters(&fresh), pages: fresh.differing_pages() };
+        let exact = Seen { outcome, counters: fresh.all_counters(), pages: fresh.differing_pages() };
         self.audits += 1;
         // A timeout stops where the clock ran out: only that it is one can be the same.
         let timeout = exact.outcome == Outcome::Timeout && seen.outcome == Outcome::Timeout;
         if timeout || exact == *seen {
             return Ok(());
         }
-        let mut again = Replica::spawn(&self.kvm, &self.snapshot, Engine::CopyAll)?;
+        let mut again = self.frozen.fork(&self.kvm, Engine::CopyAll)?;
         let outcome = again.run(input, self.deadline)?;
-        if outcome != exact.outcome || counters(&again) != exact.counters {
+        if outcome != exact.outcome || again.all_counters() != exact.counters {
             self.unrepeatable += 1;
             if self.unrepeatable == 1 {
                 warn(
@@ -182,10 +183,6 @@ impl Auditor {
             note(&format!("AUDIT FAILED: {}", describe(input, seen, exact, how)));
         }
     }
-}
-
-fn counters(replica: &Replica) -> Vec<u8> {
-    [replica.counters(Space::Application), replica.counters(Space::Kernel)].concat()
 }
 
 fn describe(input: &[u8], seen: &Seen, exact: &Seen, how: &str) -> String {
@@ -213,14 +210,15 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(5);
 
     /// A fork of a machine whose program ends at once, and an auditor of it.
-    fn auditor() -> (Auditor, Replica) {
+    fn auditor() -> (Auditor, Fork) {
         let kvm = Arc::new(Kvm::open().unwrap_or_else(|e| panic!("this test needs KVM: {e}")));
         let image = testing::snapshot_then(&testing::DONE);
         let config = MachineConfig { memory_bytes: 16 << 20, ..MachineConfig::default() };
         let boot = boot_bare(&kvm, &image, &config).unwrap();
         let BootEnd::Snapshot(snapshot) = boot.end else { panic!("no snapshot: {:?}", boot.end) };
-        let replica = Replica::spawn(&kvm, &snapshot, Engine::HotSet).unwrap();
-        (Auditor::new(kvm, snapshot, DEADLINE, 100), replica)
+        let frozen = Frozen::from(snapshot);
+        let replica = frozen.fork(&kvm, Engine::HotSet).unwrap();
+        (Auditor::new(kvm, frozen, DEADLINE, 100), replica)
     }
 
     #[test]
@@ -237,7 +235,8 @@ mod tests {
     fn a_page_that_the_run_alone_would_not_have_dirtied_is_a_difference() {
         let (mut auditor, mut replica) = auditor();
         let outcome = replica.run(b"", DEADLINE).unwrap();
-        replica.write_memory(unifork_abi::ARENA_VA, b"left behind by another run").unwrap();
+        let Fork::Own(own) = &mut replica else { panic!("it is of our own guest") };
+        own.write_memory(unifork_abi::ARENA_VA, b"left behind by another run").unwrap();
         auditor.run(100, &replica, b"", &outcome).unwrap();
         assert_eq!((auditor.audits, auditor.differences), (1, 1));
     }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use unifork_abi::Filter;
-use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Replica};
+use unifork_vmm::{BatchEnd, BatchRun, BatchTime};
 
 use crate::campaign::CampaignError;
+use crate::fork::Fork;
 
 /// Runs in one batch at most.
 const RUNS_MAX: usize = 1024;
@@ -90,7 +91,7 @@ impl Batcher {
     /// executions already; `interesting` names those to be run by themselves and judged.
     pub(crate) fn run<'a>(
         &mut self,
-        replica: &mut Replica,
+        replica: &mut Fork,
         inputs: impl IntoIterator<Item = &'a [u8]>,
         deadline: Duration,
         interesting: &mut Vec<usize>,

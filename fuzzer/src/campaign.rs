@@ -167,7 +167,7 @@ impl Campaign {
             until: plan.duration.map(|duration| Instant::now() + duration),
             finding: plan.until_finding,
         };
-        let batches = plan.batches && plan.frozen.own().is_some();
+        let batches = plan.batches && plan.frozen.has_batches();
         let batcher = if batches && plan.engine == Engine::HotSet {
             let exit = unifork_vmm::bench::round_trip(&plan.kvm, EXIT_SAMPLES)
                 .map_err(|error| CampaignError::Engine(error.to_string()))?;
@@ -176,10 +176,8 @@ impl Campaign {
         } else {
             None
         };
-        let auditor = plan
-            .audit
-            .zip(plan.frozen.own())
-            .map(|(every, own)| Auditor::new(plan.kvm.clone(), own.clone(), plan.deadline, every));
+        let auditor =
+            plan.audit.map(|every| Auditor::new(plan.kvm.clone(), plan.frozen.clone(), plan.deadline, every));
         let tracer = plan
             .strategy
             .has(Mechanism::Comparisons)

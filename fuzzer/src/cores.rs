@@ -22,7 +22,7 @@ use std::str::FromStr;
 use libafl_bolts::core_affinity;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use unifork_vmm::{Engine, SnapshotError};
+use unifork_vmm::Engine;
 
 use crate::findings::Machine;
 use crate::output::OutputError;
@@ -44,7 +44,7 @@ pub(crate) enum CoresError {
     Start(#[source] std::io::Error),
     /// The snapshot could not be handed to other processes.
     #[error("cannot share the machine with other processes")]
-    Share(#[from] SnapshotError),
+    Share(#[source] std::io::Error),
     /// The campaign's folder could not be written or read.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -94,7 +94,7 @@ const ROLE: &str = "UNIFORK_ROLE";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// It fuzzes.
-    Client(ClientRole),
+    Client(Box<ClientRole>),
     /// It passes on what is found.
     Broker(broker::BrokerRole),
 }

@@ -39,7 +39,10 @@ impl Edge {
 /// The edges of the application in `frozen` whose counters are `edges`. Reads debug information: for
 /// reports, not for every run.
 pub(crate) fn find(frozen: &Frozen, edges: impl IntoIterator<Item = usize>) -> Vec<Edge> {
-    let table = frozen.own().and_then(|snapshot| table(snapshot));
+    let table = match frozen {
+        Frozen::Own(snapshot) => table(snapshot),
+        Frozen::Foreign(_) => None,
+    };
     let mut symbols = Symbols::new();
     for (name, bytes, bias) in frozen.images() {
         if let Err(error) = symbols.load(name, Arc::clone(bytes), bias) {

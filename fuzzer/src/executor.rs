@@ -11,7 +11,7 @@ use libafl::executors::{Executor, ExitKind, HasObservers};
 use libafl::inputs::{BytesInput, HasMutatorBytes as _};
 use libafl::state::HasExecutions;
 use libafl_bolts::tuples::RefIndexable;
-use unifork_vmm::{Outcome, Space};
+use unifork_vmm::Outcome;
 
 use crate::audit::Auditor;
 use crate::batch::Batcher;
@@ -191,10 +191,8 @@ impl ReplicaExecutor {
         self.last.elapsed.set(self.now - written);
         self.tally.count(start - before, written - start, self.now - written);
         *state.executions_mut() += 1;
-        if let Some(auditor) = self.auditor.as_mut().filter(|auditor| auditor.due(self.tally.runs))
-            && let Some(replica) = self.replica.own()
-        {
-            auditor.run(self.tally.runs, replica, input, &outcome)?;
+        if let Some(auditor) = self.auditor.as_mut().filter(|auditor| auditor.due(self.tally.runs)) {
+            auditor.run(self.tally.runs, &self.replica, input, &outcome)?;
         }
         let exit = match outcome {
             Outcome::Done { code } => {
@@ -253,8 +251,8 @@ impl ReplicaExecutor {
     ) -> Result<usize, CampaignError> {
         let paused = self.batcher.as_mut().is_none_or(|batcher| batcher.is_paused(inputs.len()));
         let before = Instant::now();
-        let batcher = self.batcher.as_mut().filter(|_| !paused);
-        let Some((batcher, replica)) = batcher.zip(self.replica.own()) else {
+        let replica = &mut self.replica;
+        let Some(batcher) = self.batcher.as_mut().filter(|_| !paused) else {
             interesting.clear();
             interesting.extend(0..inputs.len());
             return Ok(inputs.len());
@@ -263,8 +261,7 @@ impl ReplicaExecutor {
             self.tally.reset_pages += replica.reset()?.pages as u64;
         }
         if std::mem::take(&mut batcher.stale) {
-            let app = replica.snapshot().counter_count(Space::Application);
-            let (app, kernel) = replica.novelty_mut().split_at_mut(app);
+            let (app, kernel) = replica.novelty_mut();
             novelty::write_thresholds(state, "edges", app);
             novelty::write_thresholds(state, "kernel", kernel);
         }

@@ -24,6 +24,7 @@ use unifork_vmm::introspect::CrashReport;
 use crate::fork::ForkError;
 
 use crate::campaign::CampaignError;
+use crate::cmd::run::kernel::KernelArgs;
 use crate::cmd::warn;
 use crate::cores::broker::read_finding;
 use crate::cores::message::Message;
@@ -52,6 +53,9 @@ pub(crate) struct Machine {
     pub(crate) deadline_ms: u64,
     /// Reset engine.
     pub(crate) engine: String,
+    /// Of an image with a kernel of its own: the flags that it was booted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<KernelArgs>,
 }
 
 /// `report.json`.

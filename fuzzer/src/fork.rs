@@ -1,14 +1,20 @@
 //! A frozen machine and its forks, whoever's kernel is in it: our own guest's, or somebody else's image with an
-//! agent. What only our own guest has, batches and audits, is reached by way of [`Fork::own`].
+//! agent.
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use unifork_abi::Filter;
 use unifork_vmm::foreign;
-use unifork_vmm::introspect::{CrashReport, Registers, Stop, Symbols};
+use unifork_vmm::introspect::{Access, CrashReport, Registers, Stop, Symbols, access};
 use unifork_vmm::layout::Layout;
-use unifork_vmm::{Engine, Kvm, Outcome, Replica, ReplicaError, ResetStats, Snapshot, Space};
+use unifork_vmm::{
+    BatchReport, BatchRun, BatchTime, Engine, Kvm, Outcome, Replica, ReplicaError, ResetStats, Snapshot,
+    Space,
+};
 
 /// Why a fork could not be made, run or put back: the host's doing.
 #[derive(Debug, Error)]
@@ -67,11 +73,16 @@ impl Frozen {
         }
     }
 
-    /// Our own guest's, for what only that has.
-    pub(crate) fn own(&self) -> Option<&Arc<Snapshot>> {
+    /// Whether it runs many inputs per entry of the guest.
+    pub(crate) fn has_batches(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
+
+    /// A sealed memory file of it, for other processes of this campaign to open.
+    pub(crate) fn share(&self) -> io::Result<File> {
         match self {
-            Self::Own(snapshot) => Some(snapshot),
-            Self::Foreign(_) => None,
+            Self::Own(snapshot) => snapshot.share().map_err(io::Error::other),
+            Self::Foreign(base) => base.share(),
         }
     }
 
@@ -117,14 +128,6 @@ pub(crate) enum Fork {
 }
 
 impl Fork {
-    /// Our own guest's, for what only that has.
-    pub(crate) fn own(&mut self) -> Option<&mut Replica> {
-        match self {
-            Self::Own(replica) => Some(replica),
-            Self::Foreign(_) => None,
-        }
-    }
-
     pub(crate) fn prepare(&mut self, input: &[u8]) -> Result<(), ForkError> {
         match self {
             Self::Own(replica) => replica.prepare(input)?,
@@ -154,6 +157,80 @@ impl Fork {
         }
     }
 
+    /// Runs `inputs` from the first on, in one go where the machine can do that, and puts the fork back.
+    pub(crate) fn run_batch<'a>(
+        &mut self,
+        inputs: impl IntoIterator<Item = &'a [u8]>,
+        time: BatchTime,
+        filter: Filter,
+        runs: &mut Vec<BatchRun>,
+    ) -> Result<BatchReport, ForkError> {
+        Ok(match self {
+            Self::Own(replica) => replica.run_batch(inputs, time, filter, runs)?,
+            Self::Foreign(fork) => fork.run_batch(inputs, time, filter, runs)?,
+        })
+    }
+
+    /// The same without a filter; also returns the pages that differ from the frozen machine's before it is
+    /// put back.
+    pub(crate) fn run_batch_and_look<'a>(
+        &mut self,
+        inputs: impl IntoIterator<Item = &'a [u8]>,
+        time: BatchTime,
+        runs: &mut Vec<BatchRun>,
+    ) -> Result<(BatchReport, Vec<u64>), ForkError> {
+        Ok(match self {
+            Self::Own(replica) => replica.run_batch_and_look(inputs, time, runs)?,
+            Self::Foreign(fork) => fork.run_batch_and_look(inputs, time, runs)?,
+        })
+    }
+
+    /// The counters of a run of the last batch: the application's, then the libOS's where there is one. A batch
+    /// of one has no others than [`Self::counters`].
+    pub(crate) fn batch_counters(&self, slot: u32) -> &[u8] {
+        match self {
+            Self::Own(replica) => replica.batch_counters(slot),
+            Self::Foreign(fork) => fork.counters(),
+        }
+    }
+
+    /// The novelty map, to write: the application's part, and the libOS's.
+    pub(crate) fn novelty_mut(&mut self) -> (&mut [u8], &mut [u8]) {
+        match self {
+            Self::Own(replica) => {
+                let application = replica.snapshot().counter_count(Space::Application);
+                replica.novelty_mut().split_at_mut(application)
+            }
+            Self::Foreign(_) => Default::default(),
+        }
+    }
+
+    /// Whether the guest would have called `counters`, of a batch's run, news.
+    pub(crate) fn is_news(&self, counters: &[u8]) -> bool {
+        match self {
+            Self::Own(replica) => replica.is_news(counters),
+            Self::Foreign(_) => true,
+        }
+    }
+
+    /// Numbers of the pages that differ from the frozen machine's.
+    pub(crate) fn differing_pages(&self) -> Vec<u64> {
+        match self {
+            Self::Own(replica) => replica.differing_pages(),
+            Self::Foreign(fork) => fork.differing_pages(),
+        }
+    }
+
+    /// All counters of the last run: the application's, then the libOS's where there is one.
+    pub(crate) fn all_counters(&self) -> Vec<u8> {
+        match self {
+            Self::Own(replica) => {
+                [replica.counters(Space::Application), replica.counters(Space::Kernel)].concat()
+            }
+            Self::Foreign(fork) => fork.counters().to_vec(),
+        }
+    }
+
     /// The application's, or the image's.
     pub(crate) fn counters(&self) -> &[u8] {
         match self {
@@ -175,6 +252,14 @@ impl Fork {
         match self {
             Self::Own(replica) => replica.console(),
             Self::Foreign(fork) => fork.console().to_vec(),
+        }
+    }
+
+    /// What an instruction that faulted was about to touch, in the state that the last run left.
+    pub(crate) fn access(&mut self, registers: &Registers, fault: Option<u64>) -> Option<Access> {
+        match self {
+            Self::Own(replica) => access(registers, replica.as_ref(), fault),
+            Self::Foreign(fork) => access(registers, &fork.linear(), fault),
         }
     }
 

@@ -10,11 +10,10 @@ use std::time::Duration;
 use clap::Args;
 use thiserror::Error;
 use unifork_vmm::{
-    Boot, BootEnd, BootError, Engine, GuestImage, ImageError, Kvm, KvmError, MachineConfig, MemoryCheck,
-    Outcome, Outside, Snapshot, SnapshotError,
+    Boot, BootEnd, BootError, GuestImage, ImageError, Kvm, KvmError, MachineConfig, MemoryCheck, Outcome,
+    Outside, Snapshot, SnapshotError,
 };
 
-use crate::findings;
 use crate::report;
 use crate::syscalls;
 use crate::units;
@@ -120,33 +119,18 @@ pub(crate) struct Machine {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The boot, unless a snapshot file was opened.
     pub(crate) boot: Option<BootFacts>,
-    check: Check,
+    pub(crate) check: Check,
 }
 
 /// Checks a snapshot file's memory meanwhile; ends the process when it is damaged. Dropping it waits, so
 /// that a short run does not end before its machine is known to be good.
 #[derive(Debug, Default)]
-struct Check(Option<JoinHandle<()>>);
+pub(crate) struct Check(Option<JoinHandle<()>>);
 
 impl Drop for Check {
     fn drop(&mut self) {
         if let Some(thread) = self.0.take() {
             let _panicked = thread.join();
-        }
-    }
-}
-
-impl Machine {
-    /// What a finding's record says of the machine opened from `path`.
-    pub(crate) fn describe(&self, path: &Path, deadline: Duration, engine: Engine) -> findings::Machine {
-        findings::Machine {
-            image: path.canonicalize().unwrap_or_else(|_| path.to_path_buf()),
-            name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-            snapshot: format!("{:016x}", self.snapshot.id()),
-            memory_bytes: self.snapshot.memory_bytes(),
-            input_max: self.snapshot.input_max(),
-            deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-            engine: engine.to_string(),
         }
     }
 }

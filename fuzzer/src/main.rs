@@ -29,6 +29,7 @@ mod mutate;
 mod notice;
 mod novelty;
 mod observer;
+mod opened;
 mod output;
 mod page;
 mod process;

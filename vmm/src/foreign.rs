@@ -32,6 +32,7 @@ use crate::vcpu::cpuid::CpuModel;
 use crate::virtio::DeviceConfig;
 use crate::vm::{RAM_SLOT, Tracking, WINDOWS_SLOT};
 
+mod batch;
 mod bus;
 mod cpu;
 mod cpuid;
@@ -41,6 +42,7 @@ mod linear;
 mod loader;
 mod monitor;
 mod replica;
+mod share;
 mod terms;
 
 pub use bus::Power;

@@ -7,13 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use unifork_vmm::Space;
-
 use crate::cmd::fuzz::seeds_failure;
 use crate::cmd::progress::Progress;
+use crate::cmd::run::kernel::KernelArgs;
+use crate::cmd::subject;
 use crate::cmd::{BlameExt as _, Failure, Status, machine_failure, say};
 use crate::cover::Cover;
-use crate::machine::{self, Machine, MachineArgs};
+use crate::machine::{self, MachineArgs};
+use crate::opened::Opened;
 use crate::output::{self, OutputError};
 use crate::queue::Queue;
 use crate::seeds;
@@ -60,6 +61,8 @@ pub(crate) struct Args {
     pub(crate) deadline: Duration,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
+    #[command(flatten)]
+    pub(crate) kernel: KernelArgs,
 }
 
 /// An input that is left out, and why.
@@ -88,10 +91,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     if files.is_empty() {
         return Err(seeds_failure(seeds::SeedsError::Empty { paths: args.folders.clone() }));
     }
-    let machine = machine::open(&args.image, &args.machine).map_err(machine_failure)?;
-    if machine.snapshot.counter_count(Space::Application) == 0 {
+    let machine = subject::open(&args.image, &args.machine, &args.kernel)?;
+    if machine.frozen.counter_count() == 0 {
         let error = anyhow::anyhow!("{} has no coverage counters", args.image.display());
-        return Err(Failure::usage(error).help("build it with `unifork build`"));
+        return Err(Failure::usage(error).help("build it with `unifork build`, or as docs/agent.md has it"));
     }
     signals::catch();
     let mut progress = Progress::start();
@@ -138,7 +141,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
 /// Runs all of `files`, smallest first, or until someone asks to stop.
 fn measure_all(
     args: &Args,
-    machine: &Machine,
+    machine: &Opened,
     files: &[PathBuf],
     progress: &mut Progress,
 ) -> Result<Measured, Failure> {
@@ -147,10 +150,10 @@ fn measure_all(
         sized.push((fs::metadata(path).map_err(unreadable(path))?.len(), path));
     }
     sized.sort();
-    let fits = sized.partition_point(|&(bytes, _)| bytes <= machine.snapshot.input_max());
+    let fits = sized.partition_point(|&(bytes, _)| bytes <= machine.frozen.input_max());
     let (sized, too_long) = sized.split_at(fits);
     let mut measured = Measured {
-        cover: Cover::new(machine.snapshot.counter_count(Space::Application)),
+        cover: Cover::new(machine.frozen.counter_count()),
         owners: Vec::new(),
         aside: Vec::new(),
         rejected: 0,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use libafl::mutators::Tokens;
-use unifork_vmm::{Engine, Space};
+use unifork_vmm::Engine;
 
 use crate::campaign::{self, Campaign, CampaignError, Plan, Summary};
 use crate::cmd::run::kernel::KernelArgs;
@@ -21,10 +21,11 @@ use crate::cores::{CoreList, Role};
 use crate::findings;
 use crate::grammar::Grammar;
 use crate::identity::{self, IdentityError};
-use crate::machine::{self, Machine, MachineArgs};
+use crate::machine::{self, MachineArgs};
 use crate::metrics;
 use crate::monitor::Show;
 use crate::monitor::board::Board;
+use crate::opened::Opened;
 use crate::output::{Output, OutputError};
 use crate::seeds::{self, Seed, Seeds, SeedsError};
 use crate::session::{self, Session};
@@ -167,11 +168,12 @@ fn find_inputs(args: &Args) -> Result<Inputs, Failure> {
 }
 
 fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
-    if foreign::is_wanted(&args.kernel, &args.image) {
-        return foreign::run(args, json);
-    }
     // What the user can mend is looked at before the machine is.
-    let elf = machine::is_elf(&args.image).map_err(super::machine_failure)?;
+    let kernel = foreign::is_wanted(&args.kernel, &args.image);
+    if kernel {
+        foreign::refuse_what_is_a_programs(args)?;
+    }
+    let file = !kernel && !machine::is_elf(&args.image).map_err(super::machine_failure)?;
     if args.with.contains(&Mechanism::Mopt) && !args.no_batch {
         let error =
             anyhow::anyhow!("--with mopt needs --no-batch: MOpt must hear of each run before the next");
@@ -182,16 +184,22 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
     let watchers = Watchers::find(args, json)?;
     let show = watchers.show;
     let damaged = move |error| super::end_with(error, json);
-    let machine =
-        machine::open_at_once(&args.image, &args.machine, damaged).map_err(super::machine_failure)?;
-    leave_out_long(&mut seeds, machine.snapshot.input_max());
-    if machine.snapshot.counter_count(Space::Application) == 0 {
+    let machine: Opened = if kernel {
+        foreign::open(&args.image, &args.machine, &args.kernel)?
+    } else {
+        machine::open_at_once(&args.image, &args.machine, damaged).map_err(super::machine_failure)?.into()
+    };
+    leave_out_long(&mut seeds, machine.frozen.input_max());
+    if machine.frozen.counter_count() == 0 {
         let error = anyhow::anyhow!("{} has no coverage counters", args.image.display());
-        return Err(Failure::usage(error)
-            .help("build it with `unifork build`, or see what it does with `unifork run`"));
+        return Err(Failure::usage(error).help(if kernel {
+            "compile what is to be fuzzed with -fsanitize-coverage, as docs/agent.md has it"
+        } else {
+            "build it with `unifork build`, or see what it does with `unifork run`"
+        }));
     }
     let output = Output::open(&root).map_err(output_failure)?;
-    let changed = claim(args, &output, machine.snapshot.id())?;
+    let changed = claim(args, &output, machine.frozen.id())?;
     let (engine, figures) = choose::choose_engine(args, &machine, &seeds).map_err(Failure::host)?;
     if !json {
         say(&tell::opening(
@@ -208,7 +216,7 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
         note(&changed);
     }
     for path in &seeds.too_long {
-        warn(&format!("{} is longer than --input-max and left out", path.display()));
+        warn(&format!("{} is longer than the longest input and left out", path.display()));
     }
     signals::catch();
     let choice = serde_json::json!({ "engine": engine, "measured": figures });
@@ -224,7 +232,7 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
     let summary = match cores {
         Some(cores) => {
             let machine = &machine;
-            let started = several::Started { cores, elf, machine, described, engine, show, board };
+            let started = several::Started { cores, file, machine, described, engine, show, board };
             several::run(args, started, &output, &begin)?
         }
         None => {
@@ -263,7 +271,7 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
 /// A plan without limits, of a process that prints figures as JSON.
 fn plan(
     args: &Args,
-    machine: &Machine,
+    machine: &Opened,
     described: findings::Machine,
     seeds: Vec<Seed>,
     tokens: Option<Tokens>,
@@ -271,7 +279,7 @@ fn plan(
 ) -> Plan {
     Plan {
         kvm: machine.kvm.clone(),
-        frozen: machine.snapshot.clone().into(),
+        frozen: machine.frozen.clone(),
         machine: described,
         engine: super::default_engine(),
         audit: args.audit,

@@ -9,12 +9,10 @@ use std::time::Duration;
 
 use unifork_vmm::Outcome;
 
-use crate::cmd::fuzz::foreign;
 use crate::cmd::run::kernel::KernelArgs;
 use crate::cmd::subject::Subject;
 use crate::cmd::{BlameExt as _, Failure, Status, say};
 use crate::findings::Record;
-use crate::fork::Frozen;
 use crate::machine::MachineArgs;
 use crate::report;
 use crate::syscalls;
@@ -63,14 +61,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     let image = subject.image(args.image.as_deref())?;
     let (input, record) = (&subject.input, subject.record.as_ref());
     let deadline = subject.deadline(args.deadline);
-    let machine;
-    let probe = if foreign::is_wanted(&args.kernel, &image) {
-        let (kvm, base) = foreign::boot(&args.kernel, &image, &subject.sizes(&args.machine))?;
-        Probe::new(kvm, Frozen::Foreign(base), deadline)
-    } else {
-        machine = subject.open(Some(&image), &args.machine)?;
-        Probe::new(machine.kvm.clone(), machine.snapshot.clone(), deadline)
-    };
+    let machine = subject.open(Some(&image), &args.machine, &args.kernel)?;
+    let probe = Probe::new(machine.kvm.clone(), machine.frozen.clone(), deadline);
     let first = probe.run(input).or_host()?;
     let mut agreement = Agreement { runs: args.runs, agree: 1, as_recorded: as_recorded(&first, record) };
     for _ in 1..args.runs {

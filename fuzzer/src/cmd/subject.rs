@@ -4,9 +4,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cmd::fuzz::foreign;
+use crate::cmd::run::kernel::KernelArgs;
 use crate::cmd::{Failure, machine_failure};
 use crate::findings::Record;
-use crate::machine::{self, Machine, MachineArgs};
+use crate::machine::{self, MachineArgs};
+use crate::opened::Opened;
+
+/// Opens the image or snapshot file `path`, whoever's kernel is in it.
+pub(crate) fn open(path: &Path, args: &MachineArgs, kernel: &KernelArgs) -> Result<Opened, Failure> {
+    if foreign::is_wanted(kernel, path) {
+        return foreign::open(path, args, kernel);
+    }
+    Ok(machine::open(path, args).map_err(machine_failure)?.into())
+}
 
 /// An input, with its record where it is a finding's.
 #[derive(Debug)]
@@ -61,20 +72,31 @@ impl Subject {
         named.unwrap_or(Duration::from_millis(recorded))
     }
 
+    /// How its machine is booted, if it has a kernel of its own: as the flags say, or as on record.
+    pub(crate) fn kernel(&self, args: &KernelArgs) -> KernelArgs {
+        let recorded = self.record.as_ref().and_then(|record| record.machine.kernel.as_ref());
+        recorded.filter(|_| !args.any()).unwrap_or(args).clone()
+    }
+
     /// Opens its machine, and holds input and record to it.
-    pub(crate) fn open(&self, image: Option<&Path>, args: &MachineArgs) -> Result<Machine, Failure> {
-        let machine = machine::open(&self.image(image)?, &self.sizes(args)).map_err(machine_failure)?;
+    pub(crate) fn open(
+        &self,
+        image: Option<&Path>,
+        args: &MachineArgs,
+        kernel: &KernelArgs,
+    ) -> Result<Opened, Failure> {
+        let machine = open(&self.image(image)?, &self.sizes(args), &self.kernel(kernel))?;
         self.fits(&machine)?;
         Ok(machine)
     }
 
     /// Refuses an input that is too long for `machine`; warns when the record is of another one.
-    pub(crate) fn fits(&self, machine: &Machine) -> Result<(), Failure> {
-        if self.input.len() as u64 > machine.snapshot.input_max() {
+    pub(crate) fn fits(&self, machine: &Opened) -> Result<(), Failure> {
+        if self.input.len() as u64 > machine.frozen.input_max() {
             let error = anyhow::anyhow!("{} is longer than the machine's longest input", self.path.display());
             return Err(Failure::usage(error).help("raise --input-max"));
         }
-        let id = format!("{:016x}", machine.snapshot.id());
+        let id = format!("{:016x}", machine.frozen.id());
         if let Some(record) = self.record.as_ref().filter(|record| record.machine.snapshot != id) {
             let (named, found) = (self.named.display(), &record.machine.snapshot);
             eprintln!(

@@ -11,6 +11,7 @@ use std::time::Duration;
 use unifork_vmm::Outcome;
 
 use crate::cmd::progress::Progress;
+use crate::cmd::run::kernel::KernelArgs;
 use crate::cmd::subject::Subject;
 use crate::cmd::{BlameExt as _, Failure, Status, say};
 use crate::machine::MachineArgs;
@@ -56,14 +57,16 @@ pub(crate) struct Args {
     pub(crate) deadline: Option<Duration>,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
+    #[command(flatten)]
+    pub(crate) kernel: KernelArgs,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     let subject = Subject::read(&args.finding)?;
-    let machine = subject.open(args.image.as_deref(), &args.machine)?;
+    let machine = subject.open(args.image.as_deref(), &args.machine, &args.kernel)?;
     let deadline = subject.deadline(args.deadline);
-    let probe = Probe::new(machine.kvm.clone(), machine.snapshot.clone(), deadline);
+    let probe = Probe::new(machine.kvm.clone(), machine.frozen.clone(), deadline);
     let goal = match goal(args, &subject, &probe)? {
         Ok(goal) => goal,
         Err(why) => {

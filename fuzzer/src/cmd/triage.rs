@@ -19,9 +19,11 @@ use std::time::Duration;
 use unifork_vmm::Outcome;
 
 use crate::cmd::progress::Progress;
-use crate::cmd::subject::Subject;
-use crate::cmd::{BlameExt as _, Failure, Status, machine_failure, say};
-use crate::machine::{self, Machine, MachineArgs};
+use crate::cmd::run::kernel::KernelArgs;
+use crate::cmd::subject::{self, Subject};
+use crate::cmd::{BlameExt as _, Failure, Status, say};
+use crate::machine::MachineArgs;
+use crate::opened::Opened;
 use crate::output;
 use crate::signals;
 use crate::triage::Probe;
@@ -67,6 +69,8 @@ pub(crate) struct Args {
     pub(crate) deadline: Option<Duration>,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
+    #[command(flatten)]
+    pub(crate) kernel: KernelArgs,
 }
 
 /// A finding that could not be made again, and why.
@@ -170,16 +174,19 @@ fn output_of(args: &Args) -> Result<PathBuf, Failure> {
     Ok(output)
 }
 
+/// What a machine is opened by: image, memory, longest input, and how a kernel is booted.
+type BenchKey = (PathBuf, u64, u64, String);
+
 /// A machine, and forks of it to look at.
 #[derive(Debug)]
 struct Bench {
-    machine: Machine,
+    machine: Opened,
     probe: Probe,
 }
 
 /// Makes all of `paths` again and groups them; `None` when someone asks to stop.
 fn sort(args: &Args, paths: &[PathBuf]) -> Result<Option<Sorted>, Failure> {
-    let mut benches: BTreeMap<(PathBuf, u64, u64), Bench> = BTreeMap::new();
+    let mut benches: BTreeMap<BenchKey, Bench> = BTreeMap::new();
     let mut groups: BTreeMap<String, Vec<(Member, Made)>> = BTreeMap::new();
     let mut lost = Vec::new();
     let mut progress = Progress::start();
@@ -201,11 +208,12 @@ fn sort(args: &Args, paths: &[PathBuf]) -> Result<Option<Sorted>, Failure> {
         };
         let sizes = subject.sizes(&args.machine);
         let image = subject.image(args.image.as_deref())?;
-        let key = (image.clone(), sizes.memory, sizes.input_max);
+        let kernel = subject.kernel(&args.kernel);
+        let key = (image.clone(), sizes.memory, sizes.input_max, format!("{kernel:?}"));
         if !benches.contains_key(&key) {
-            let machine = machine::open(&image, &sizes).map_err(machine_failure)?;
+            let machine = subject::open(&image, &sizes, &kernel)?;
             let deadline = subject.deadline(args.deadline);
-            let probe = Probe::new(machine.kvm.clone(), machine.snapshot.clone(), deadline);
+            let probe = Probe::new(machine.kvm.clone(), machine.frozen.clone(), deadline);
             benches.insert(key.clone(), Bench { machine, probe });
         }
         let bench = &benches[&key];

@@ -244,7 +244,7 @@ impl<'a> Supervisor<'a> {
             return Ok(());
         }
         let seat = &mut self.seats[number];
-        let role = Role::Client(ClientRole {
+        let role = Role::Client(Box::new(ClientRole {
             number,
             core: part.core,
             snapshot: PathBuf::from(format!("/proc/self/fd/{}", self.orders.snapshot.as_raw_fd())),
@@ -252,7 +252,7 @@ impl<'a> Supervisor<'a> {
             engine: self.orders.engine,
             execs: share,
             seed: self.orders.seed.map(|seed| seed.wrapping_add(number as u64)),
-        });
+        }));
         let from = From { place: Place::Client(number), turn: seat.turn };
         let mut child = Child::start(&role, from, self.sender.clone()).map_err(CoresError::Start)?;
         if let Some(port) = self.port {

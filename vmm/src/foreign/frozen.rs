@@ -33,8 +33,8 @@ pub struct MachineState {
 pub struct Frozen {
     pub(super) memory: MemoryImage,
     pub(super) state: MachineState,
-    agent: Agent,
-    protocol: Protocol,
+    pub(super) agent: Agent,
+    pub(super) protocol: Protocol,
 }
 
 impl Machine {

@@ -18,6 +18,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Profile;
@@ -39,7 +40,7 @@ const HIGH_MEMORY: u64 = 0x10_0000;
 const PAGE: u64 = 4096;
 
 /// How an image wants to be started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
     /// Multiboot 1.
     Multiboot,

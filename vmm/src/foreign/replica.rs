@@ -23,6 +23,7 @@ use thiserror::Error;
 use super::cpu::{Cpu, Stop};
 use super::linear::Linear;
 use super::{Config, End, ForeignError, Frozen, Machine, MachineState, Power, Recorder, SymbolFile, Terms};
+use crate::addr::PAGE_BYTES;
 use crate::agent::{AgentError, AgentEvent, Placement};
 use crate::caps::Kvm;
 use crate::comparisons::{self, Comparison};
@@ -94,12 +95,12 @@ pub enum ForkError {
 /// An image, frozen where its agent asked for it.
 #[derive(Debug)]
 pub struct Base {
-    frozen: Arc<Frozen>,
-    placement: Placement,
-    name: String,
-    image: Arc<[u8]>,
-    terms: Terms,
-    id: u64,
+    pub(super) frozen: Arc<Frozen>,
+    pub(super) placement: Placement,
+    pub(super) name: String,
+    pub(super) image: Arc<[u8]>,
+    pub(super) terms: Terms,
+    pub(super) id: u64,
 }
 
 impl Base {
@@ -445,6 +446,14 @@ impl Fork {
     #[must_use]
     pub fn console(&self) -> &[u8] {
         &self.console
+    }
+
+    /// Numbers of the pages that differ from the frozen machine's. Compares all of memory.
+    #[must_use]
+    pub fn differing_pages(&self) -> Vec<u64> {
+        let page = PAGE_BYTES as usize;
+        let pairs = self.ram().chunks(page).zip(self.base.frozen.memory.bytes().chunks(page));
+        pairs.enumerate().filter(|(_, (now, then))| now != then).map(|(i, _)| i as u64).collect()
     }
 
     /// Registers as the last run left them.

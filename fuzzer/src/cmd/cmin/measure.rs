@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use unifork_abi::Filter;
-use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome, Replica, Space};
+use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome};
 
-use crate::fork::ForkError;
-use crate::machine::Machine;
+use crate::fork::{Fork, ForkError};
+use crate::opened::Opened;
 use crate::signals;
 use crate::triage::Probe;
 
@@ -28,20 +28,20 @@ pub(super) enum End<'a> {
 #[derive(Debug)]
 pub(super) struct Measure {
     probe: Probe,
-    replica: Replica,
+    replica: Fork,
     deadline: Duration,
     runs: Vec<BatchRun>,
     edges: usize,
 }
 
 impl Measure {
-    pub(super) fn new(machine: &Machine, deadline: Duration) -> Result<Self, ForkError> {
+    pub(super) fn new(machine: &Opened, deadline: Duration) -> Result<Self, ForkError> {
         Ok(Self {
-            probe: Probe::new(machine.kvm.clone(), machine.snapshot.clone(), deadline),
-            replica: Replica::spawn(&machine.kvm, &machine.snapshot, Engine::HotSet)?,
+            probe: Probe::new(machine.kvm.clone(), machine.frozen.clone(), deadline),
+            replica: machine.frozen.fork(&machine.kvm, Engine::HotSet)?,
             deadline,
             runs: Vec::new(),
-            edges: machine.snapshot.counter_count(Space::Application),
+            edges: machine.frozen.counter_count(),
         })
     }
 
@@ -65,7 +65,7 @@ impl Measure {
                 // A batch of one stores no counters beside those of the replica.
                 let counters = match run.slot {
                     Some(slot) => &self.replica.batch_counters(slot)[..self.edges],
-                    None => self.replica.counters(Space::Application),
+                    None => self.replica.counters(),
                 };
                 tell(at, if run.code == -1 { End::Rejected } else { End::Good(counters) });
             }
@@ -90,7 +90,7 @@ impl Measure {
         match self.replica.run(input, self.deadline)? {
             Outcome::Done { code: -1 } => tell(at, End::Rejected),
             Outcome::Done { .. } | Outcome::Exit { .. } => {
-                tell(at, End::Good(self.replica.counters(Space::Application)));
+                tell(at, End::Good(self.replica.counters()));
             }
             Outcome::Crash(_) | Outcome::Timeout => {
                 let probed = self.probe.run(input)?;

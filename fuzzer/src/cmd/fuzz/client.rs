@@ -5,12 +5,13 @@ use std::io::BufRead as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Args, Inputs, campaign_failure, find_inputs, leave_out_long, plan, tell};
+use super::{Args, Inputs, campaign_failure, find_inputs, foreign, leave_out_long, plan, tell};
 use crate::campaign::{Campaign, Plan, Share};
 use crate::cmd::{Failure, Status, machine_failure, say};
 use crate::cores::link::Port;
 use crate::cores::{self, ClientRole, Ended, Role, Said, broker};
 use crate::machine;
+use crate::opened::Opened;
 use crate::output::Output;
 use crate::signals;
 
@@ -39,11 +40,15 @@ fn fuzz(args: &Args, role: &ClientRole) -> Result<Ended, Failure> {
     let broker = listen_to_parent();
     cores::pin(role.core).map_err(|why| Failure::host(anyhow::anyhow!(why)))?;
     let Inputs { mut seeds, tokens, grammar, root } = find_inputs(args)?;
-    if !machine::is_elf(&args.image).map_err(machine_failure)? {
-        signals::name_at_sigbus(&args.image);
-    }
-    let machine = machine::open_shared(&role.snapshot).map_err(machine_failure)?;
-    leave_out_long(&mut seeds, machine.snapshot.input_max());
+    let machine: Opened = if let Some(kernel) = &role.machine.kernel {
+        foreign::open_shared(&role.snapshot, &args.image, kernel)?
+    } else {
+        if !machine::is_elf(&args.image).map_err(machine_failure)? {
+            signals::name_at_sigbus(&args.image);
+        }
+        machine::open_shared(&role.snapshot).map_err(machine_failure)?.into()
+    };
+    leave_out_long(&mut seeds, machine.frozen.input_max());
     let plan = Plan {
         engine: role.engine,
         seed: role.seed,

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use unifork_vmm::{Engine, Space};
+use unifork_vmm::Engine;
 
 use super::Args;
 use crate::campaign::Summary;
@@ -12,9 +12,9 @@ use crate::cores::supervisor::{Orders, Supervisor};
 use crate::cores::{self, CoresError};
 use crate::detail::{Book, Slowest};
 use crate::findings;
-use crate::machine::Machine;
 use crate::monitor::Show;
 use crate::monitor::board::Board;
+use crate::opened::Opened;
 use crate::output::Output;
 
 /// The cores of a campaign of several processes; none when one process does it all.
@@ -44,9 +44,9 @@ pub(super) fn cores(args: &Args) -> Result<Option<Vec<usize>>, Failure> {
 #[derive(Debug)]
 pub(super) struct Started<'a> {
     pub(super) cores: Vec<usize>,
-    /// The machine was booted from an image.
-    pub(super) elf: bool,
-    pub(super) machine: &'a Machine,
+    /// The machine is a snapshot file's.
+    pub(super) file: bool,
+    pub(super) machine: &'a Opened,
     pub(super) described: findings::Machine,
     pub(super) engine: Engine,
     pub(super) show: Show,
@@ -60,12 +60,12 @@ pub(super) fn run(
     output: &Output,
     begin: &[serde_json::Value],
 ) -> Result<Summary, Failure> {
-    let Started { cores, elf, machine, described, engine, show, board } = started;
+    let Started { cores, file, machine, described, engine, show, board } = started;
     // A snapshot file is mapped by all; the memory of a machine that was booted here goes into one.
-    let snapshot = if elf {
-        machine.snapshot.share().map_err(CoresError::Share)
-    } else {
+    let snapshot = if file {
         File::open(&args.image).map_err(CoresError::Start)
+    } else {
+        machine.frozen.share().map_err(CoresError::Share)
     };
     let snapshot = snapshot.map_err(failure)?;
     if show == Show::Lines {
@@ -74,8 +74,8 @@ pub(super) fn run(
     let orders = Orders {
         cores,
         snapshot,
-        snapshot_id: machine.snapshot.id(),
-        counters: machine.snapshot.counter_count(Space::Application),
+        snapshot_id: machine.frozen.id(),
+        counters: machine.frozen.counter_count(),
         machine: described,
         engine,
         deadline: args.deadline,

@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use unifork_vmm::{Engine, EngineFigure, Space};
+use unifork_vmm::{Engine, EngineFigure};
 
 use super::Args;
 use crate::campaign::{SeedReport, Summary};
 use crate::cmd::warn;
-use crate::machine::{BootFacts, Machine};
+use crate::fork::Frozen;
+use crate::machine::BootFacts;
+use crate::opened::Opened;
 use crate::output::Output;
 use crate::seeds::Seeds;
 use crate::syscalls;
@@ -16,25 +18,29 @@ use crate::units::{plural, show_clock, show_count, show_size};
 
 pub(super) fn opening(
     args: &Args,
-    machine: &Machine,
+    machine: &Opened,
     engine: Engine,
     figures: &[EngineFigure],
     output: &Output,
     seeds: &Seeds,
     tokens: usize,
 ) -> String {
-    let snapshot = &machine.snapshot;
+    let frozen = &machine.frozen;
     let mut text = format!("fuzzing {}", args.image.display());
     if let Some(boot) = &machine.boot {
         let _ = write!(text, ", booted and frozen in {:.0} ms", boot.elapsed.as_secs_f64() * 1e3);
     }
     let _ = writeln!(
         text,
-        "\n  machine {}, inputs up to {}, {} per run, engine {}",
-        show_size(snapshot.memory_bytes()),
-        show_size(snapshot.input_max()),
+        "\n  machine {}, inputs up to {}, {} per run, engine {engine}{}",
+        show_size(frozen.memory_bytes()),
+        show_size(frozen.input_max()),
         show_deadline(args.deadline),
-        engine,
+        match frozen {
+            Frozen::Own(_) => "",
+            Frozen::Foreign(base) if base.is_monitored() => ", run by the monitor",
+            Frozen::Foreign(_) => ", run at ring 0",
+        },
     );
     if !figures.is_empty() {
         let measured: Vec<String> = figures
@@ -45,7 +51,7 @@ pub(super) fn opening(
             if engine == Engine::HotSet && !args.no_batch { "; only hot-set runs batches" } else { "" };
         let _ = writeln!(text, "  measured, a run one by one: {}{batches}", measured.join(", "));
     }
-    let edges = show_count(snapshot.counter_count(Space::Application) as u64);
+    let edges = show_count(frozen.counter_count() as u64);
     let _ = writeln!(
         text,
         "  {edges} edges, {}, {}",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use serde::{Deserialize, Serialize};
 use unifork_vmm::Kvm;
 use unifork_vmm::foreign::{
     Config, End, ForeignError, LoadError, Machine, Module, Outside, Power, Profile, Ring0, SymbolFile,
@@ -21,7 +22,7 @@ use crate::signals;
 use crate::units;
 
 /// Flags for images that are kernels.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[command(next_help_heading = "For an image that is a kernel")]
 pub(crate) struct KernelArgs {
     /// The machine it was made for; an image for Firecracker is known by this flag alone
@@ -55,9 +56,24 @@ impl KernelArgs {
             || self.ring0.is_some()
             || !self.symbols.is_empty()
     }
+
+    /// The same from any folder: for a finding's record.
+    pub(crate) fn absolute(&self) -> Self {
+        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        let first = |text: &String| {
+            let (file, rest) = text.split_at(text.find(',').unwrap_or(text.len()));
+            format!("{}{rest}", whole(Path::new(file)).display())
+        };
+        Self {
+            initrd: self.initrd.as_deref().map(whole),
+            module: self.module.iter().map(first).collect(),
+            symbols: self.symbols.iter().map(first).collect(),
+            ..self.clone()
+        }
+    }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 enum ProfileName {
     /// What QEMU's `pc` has
     Pc,
@@ -65,7 +81,7 @@ enum ProfileName {
     Firecracker,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 enum Ring0Name {
     /// By KVM
     Native,

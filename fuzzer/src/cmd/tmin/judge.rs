@@ -8,10 +8,10 @@
 use std::time::Duration;
 
 use unifork_abi::Filter;
-use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome, Replica, Space};
+use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome};
 
-use crate::fork::ForkError;
-use crate::machine::Machine;
+use crate::fork::{Fork, ForkError};
+use crate::opened::Opened;
 use crate::triage::{Probe, Sighting};
 
 /// Candidates in one batch at most.
@@ -81,7 +81,7 @@ pub(super) struct Verdict {
 #[derive(Debug)]
 pub(super) struct Judge {
     probe: Probe,
-    replica: Replica,
+    replica: Fork,
     deadline: Duration,
     goal: Goal,
     runs: Vec<BatchRun>,
@@ -92,12 +92,12 @@ pub(super) struct Judge {
 
 impl Judge {
     pub(super) fn new(
-        machine: &Machine,
+        machine: &Opened,
         probe: Probe,
         deadline: Duration,
         goal: Goal,
     ) -> Result<Self, ForkError> {
-        let replica = Replica::spawn(&machine.kvm, &machine.snapshot, Engine::HotSet)?;
+        let replica = machine.frozen.fork(&machine.kvm, Engine::HotSet)?;
         Ok(Self { probe, replica, deadline, goal, runs: Vec::new(), ahead: AHEAD_MIN, execs: 0 })
     }
 
@@ -140,7 +140,7 @@ impl Judge {
             // A batch of one stores no counters beside those of the replica.
             let counters = match self.runs.get(at).and_then(|run| run.slot) {
                 Some(slot) => self.replica.batch_counters(slot),
-                None => self.replica.counters(Space::Application),
+                None => self.replica.counters(),
             };
             if self.goal.covered(counters) && self.confirmed(candidate)? {
                 return Ok(Verdict { failed: at, kept: true });
@@ -163,7 +163,7 @@ impl Judge {
         for (at, candidate) in candidates.iter().map(AsRef::as_ref).enumerate() {
             let outcome = self.replica.run(candidate, self.deadline)?;
             self.execs += 1;
-            let covered = || self.goal.covered(self.replica.counters(Space::Application));
+            let covered = || self.goal.covered(self.replica.counters());
             if self.goal.plausible(&outcome, covered) && self.confirmed(candidate)? {
                 return Ok(Verdict { failed: at, kept: true });
             }

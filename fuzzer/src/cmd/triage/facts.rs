@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use unifork_abi::LOWEST_VA;
-use unifork_vmm::introspect::{Access, AccessKind, Registers, access};
-use unifork_vmm::{Cause, Crash, CrashKind, Engine, Outcome, Replica, ReplicaError};
+use unifork_vmm::introspect::{Access, AccessKind, Registers};
+use unifork_vmm::{Cause, Crash, CrashKind, Engine, Outcome};
 
-use crate::machine::Machine;
+use crate::fork::{Fork, ForkError};
+use crate::opened::Opened;
 use crate::triage::Sighting;
 
 /// Bytes of an input that are changed, from the first.
@@ -80,11 +81,11 @@ struct Seen {
 impl Facts {
     /// Looks at the crash `sighting`, which `input` leads to.
     pub(super) fn find(
-        machine: &Machine,
+        machine: &Opened,
         input: &[u8],
         sighting: &Sighting,
         deadline: Duration,
-    ) -> Result<Self, ReplicaError> {
+    ) -> Result<Self, ForkError> {
         let Outcome::Crash(crash) = &sighting.outcome else { return Ok(Self::default()) };
         let access = sighting.report.access.clone();
         let mut facts = Self {
@@ -97,9 +98,9 @@ impl Facts {
             return Ok(facts);
         }
         facts.held = named(&crash.registers).filter_map(|(name, value)| held(name, value, input)).collect();
-        let mut replica = Replica::spawn(&machine.kvm, &machine.snapshot, Engine::HotSet)?;
+        let mut replica = machine.frozen.fork(&machine.kvm, Engine::HotSet)?;
         let base = replica.run(input, deadline)?;
-        if let Some(base) = seen(&base, &replica) {
+        if let Some(base) = seen(&base, &mut replica) {
             facts.change_bytes(&mut replica, input, &base, deadline)?;
             if base.jumped {
                 let decides = facts.reach.iter().any(|reach| matches!(reach.what, "rip" | "address"))
@@ -112,11 +113,11 @@ impl Facts {
 
     fn change_bytes(
         &mut self,
-        replica: &mut Replica,
+        replica: &mut Fork,
         input: &[u8],
         base: &Seen,
         deadline: Duration,
-    ) -> Result<(), ReplicaError> {
+    ) -> Result<(), ForkError> {
         let start = Instant::now();
         let mut found: Vec<(&'static str, Vec<usize>)> = Vec::new();
         let mut changed = input.to_vec();
@@ -155,13 +156,13 @@ impl Facts {
 }
 
 /// What is compared of a run that ended with an exception.
-fn seen(outcome: &Outcome, replica: &Replica) -> Option<Seen> {
+fn seen(outcome: &Outcome, replica: &mut Fork) -> Option<Seen> {
     let Outcome::Crash(Crash { cause: Cause::Exception { vector, address, .. }, registers, .. }) = outcome
     else {
         return None;
     };
     let fault = (*vector == 14).then_some(*address);
-    let access = access(registers, replica, fault);
+    let access = replica.access(registers, fault);
     let jumped = access.as_ref().is_some_and(|access| access.kind == AccessKind::Execute);
     Some(Seen { registers: *registers, address: access.map(|access| access.address), jumped })
 }

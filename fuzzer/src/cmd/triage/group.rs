@@ -29,7 +29,7 @@ pub(super) struct Made {
     pub(super) runs: u32,
     pub(super) deadline: Duration,
     /// Image, memory and longest input of its machine.
-    pub(super) bench: Option<(PathBuf, u64, u64)>,
+    pub(super) bench: Option<super::BenchKey>,
 }
 
 impl Made {

@@ -13,8 +13,9 @@ use super::super::us;
 use crate::campaign::{self, Campaign, Plan};
 use crate::cmd::{BlameExt as _, Failure, fuzz, machine_failure};
 use crate::executor::Tally;
-use crate::machine::{self, Machine, MachineArgs};
+use crate::machine::{self, MachineArgs};
 use crate::monitor::Show;
+use crate::opened::Opened;
 use crate::output::Output;
 use crate::seeds;
 use crate::strategy::Strategy;
@@ -105,7 +106,7 @@ struct Session {
 impl Site<'_> {
     /// Runs campaigns on `cores` cores, `repeat` times.
     pub(super) fn measure(&self, name: &str, mode: Mode, cores: usize, repeat: u32) -> Result<Runs, Failure> {
-        let machine = machine::open(self.image, self.machine).map_err(machine_failure)?;
+        let machine = machine::open(self.image, self.machine).map_err(machine_failure)?.into();
         let (mut rates, mut sessions) = (Vec::new(), Vec::new());
         for _ in 0..repeat {
             let together = self.at_once(&machine, mode, cores)?;
@@ -138,7 +139,7 @@ impl Site<'_> {
     }
 
     /// One campaign on each of `cores` threads.
-    fn at_once(&self, machine: &Machine, mode: Mode, cores: usize) -> Result<Vec<Session>, Failure> {
+    fn at_once(&self, machine: &Opened, mode: Mode, cores: usize) -> Result<Vec<Session>, Failure> {
         let start = Barrier::new(cores);
         thread::scope(|scope| {
             let campaigns: Vec<_> = (0..cores)
@@ -156,7 +157,7 @@ impl Site<'_> {
         })
     }
 
-    fn campaign(&self, machine: &Machine, mode: Mode) -> Result<Session, Failure> {
+    fn campaign(&self, machine: &Opened, mode: Mode) -> Result<Session, Failure> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder").or_host()?;
         let output = Output::open(folder.path()).or_host()?;
         let plan = self.plan(machine, mode)?;
@@ -176,15 +177,14 @@ impl Site<'_> {
     }
 
     /// A campaign from the seeds and with the dictionary beside the image.
-    fn plan(&self, machine: &Machine, mode: Mode) -> Result<Plan, Failure> {
+    fn plan(&self, machine: &Opened, mode: Mode) -> Result<Plan, Failure> {
         let (seeds_beside, dict_beside, _) = campaign::neighbours(self.image);
-        let seeds =
-            seeds::read(&[seeds_beside], machine.snapshot.input_max()).map_err(fuzz::seeds_failure)?;
+        let seeds = seeds::read(&[seeds_beside], machine.frozen.input_max()).map_err(fuzz::seeds_failure)?;
         let dict = dict_beside.is_file().then(|| seeds::dictionary(&dict_beside));
         Ok(Plan {
             share: None,
             kvm: machine.kvm.clone(),
-            frozen: machine.snapshot.clone().into(),
+            frozen: machine.frozen.clone(),
             machine: machine.describe(self.image, DEADLINE, mode.engine()),
             audit: None,
             strategy: Strategy::default(),
