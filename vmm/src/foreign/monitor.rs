@@ -253,6 +253,13 @@ impl Monitor {
         }
         let mut page = vec![0; PAGE_BYTES as usize];
         guest::read_physical(memory, gpa, &mut page);
+        let copied =
+            patch::copied(&self.cpu.patches, &page, gpa, |at, out| guest::read_physical(memory, at, out));
+        self.cpu.patches.extend(copied.iter().map(|&(offset, byte)| (gpa + offset as u64, byte)));
+        // It is looked through as the guest wrote it.
+        for (&at, &byte) in self.cpu.patches.range(gpa..gpa + PAGE_BYTES) {
+            page[(at - gpa) as usize] = byte;
+        }
         let bits = self.cpu.mode().bits();
         let into = (address % PAGE_BYTES) as usize;
         let mut offsets = patch::find(&page, gpa, bits);

@@ -107,6 +107,20 @@ start:
     test eax, 0x200
     jz fail
     cli
+    // The same, in a copy of code that has run: to the same place in another page.
+    call shows_flags
+    test eax, 0x200
+    jnz fail
+    lea rsi, shows_flags[rip - 64]
+    lea rdi, copied[rip]
+    mov ecx, 128
+    rep movsb
+    sti
+    lea rax, copied[rip + 64]
+    call rax
+    test eax, 0x200
+    jz fail
+    cli
     lea rsi, said_flags[rip]
     call print
 
@@ -242,6 +256,15 @@ fail:
     hlt
     jmp 6b
 
+    .balign 4096
+    .skip 64, 0x90
+shows_flags:
+    pushfq
+    pop rax
+    ret
+    .skip 32, 0x90
+    .balign 4096
+
 // Prints the text at RSI, and a new line.
 print:
     mov dx, 0x3f8
@@ -313,6 +336,7 @@ two: .long 2222
 
     .bss
     .balign 4096
+copied:    .skip 4096
 idt:       .skip 4096
 pointers:  .skip 4096
 directory: .skip 4096

@@ -7,7 +7,11 @@
 //! is in the middle of another instruction or in data, so `pushf` and `popf`, which are one byte, are
 //! believed only next to an instruction that they are used with.
 
+use std::collections::BTreeMap;
+
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+
+use crate::addr::PAGE_BYTES;
 
 /// What the first byte becomes.
 pub(crate) const HLT: u8 = 0xf4;
@@ -50,6 +54,34 @@ fn must_trap(before: &Instruction, this: &Instruction, after: &Instruction) -> b
         M::Xgetbv | M::Rdrand | M::Rdseed => true,
         _ => false,
     }
+}
+
+/// Bytes before and behind a patch that a copy of it has as well.
+const AROUND: usize = 8;
+
+/// Patches that came into `page`, which is at `gpa`, with code that the guest copied when it had been patched, to the
+/// same place in another page: offset of each, and the byte that was there.
+pub(crate) fn copied(
+    patches: &BTreeMap<u64, u8>,
+    page: &[u8],
+    gpa: u64,
+    read: impl Fn(u64, &mut [u8]),
+) -> Vec<(usize, u8)> {
+    let mut found = Vec::new();
+    for (&at, &byte) in patches {
+        let offset = (at % PAGE_BYTES) as usize;
+        if page[offset] != HLT || at - offset as u64 == gpa {
+            continue;
+        }
+        let range = offset.saturating_sub(AROUND)..(offset + AROUND + 1).min(page.len());
+        let mut original = [0; 2 * AROUND + 1];
+        let original = &mut original[..range.len()];
+        read(at - (offset - range.start) as u64, original);
+        if *original == page[range] {
+            found.push((offset, byte));
+        }
+    }
+    found
 }
 
 #[cfg(test)]
