@@ -25,6 +25,7 @@ mod ring;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,14 @@ const MMIO_BYTES: u64 = 0x1000;
 const MMIO_LINE: u8 = 5;
 /// The inputs of the 8259 that a PCI bus's pins are wired to, as in QEMU's `pc`.
 pub(crate) const PCI_LINES: [u8; 2] = [11, 10];
+
+/// Memory in which PCI devices can have their registers: between RAM and the interrupt controllers.
+pub(crate) const PCI_MEMORY: Range<u32> = pci::MEMORY_BASE..0xfec0_0000;
+
+/// The input of the interrupt controllers that the pin of the device in `slot` is wired to.
+pub(crate) const fn line_of_slot(slot: u32) -> u8 {
+    PCI_LINES[(slot as usize + 1) % 2]
+}
 
 /// A port that names a place in configuration space, and the four that are it.
 const CONFIG_ADDRESS: u16 = 0xcf8;
@@ -129,7 +138,7 @@ impl Virtio {
         if transport == Transport::Pci {
             functions.push(Function::host_bridge());
             for (device, number) in devices.iter().zip(0u32..) {
-                functions.push(Function::virtio(device, number, PCI_LINES[number as usize % 2]));
+                functions.push(Function::virtio(device, number, line_of_slot(number + 1)));
             }
         }
         Self { transport, devices, functions, config_address: 0, touched: Touched(false) }

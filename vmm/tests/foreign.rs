@@ -106,6 +106,23 @@ fn a_pvh_kernel_is_started_by_its_note_of_either_width() {
     }
 }
 
+const INTERRUPTS: &str = "one shot\nperiodic\nio apic\nx2apic\npriority\nagain\n";
+
+#[test]
+fn a_kernel_gets_interrupts_from_local_and_io_apic() {
+    let kvm = Kvm::open().unwrap();
+    let kernel = build("apic", X86_64, "start", &[]);
+    // Nothing in it is beyond KVM's emulator.
+    for ring0 in [Ring0::Native, Ring0::Monitor] {
+        let config = Config { ring0, ..Config::default() };
+        let (end, console, _) = boot(&kernel, &config);
+        assert_eq!((&*console, end), (INTERRUPTS, End::Power(Power::Off)), "{ring0:?}");
+        for at in ["one shot\n", "periodic\n", "io apic\n", "x2apic\n", "priority\n"] {
+            go_on_from(&kvm, &kernel, &config, at, INTERRUPTS);
+        }
+    }
+}
+
 const SAID: &str = "tables\nexceptions\nflags\nsse\npaging\nuser\ntimer\n";
 
 #[test]
@@ -149,25 +166,30 @@ fn forks_of_a_frozen_machine_go_on_where_it_was_and_alike() {
         for at in ["long\n", "exceptions\n", "sse\n", "paging\n", "user\n"] {
             let config =
                 Config { append: "long".into(), ring0, profile: Profile::Firecracker, ..Config::default() };
-            let mut machine = Machine::boot(&kvm, "kernel", &kernel.bytes, &config).unwrap();
-            let mut outside = StopAt { console: Vec::new(), at };
-            assert_eq!(machine.run(DEADLINE, &mut outside).unwrap(), End::Stopped);
-            let before = String::from_utf8(outside.console).unwrap();
-            let frozen = Arc::new(machine.freeze().unwrap());
-            let state = frozen.state().clone();
-            for _ in 0..2 {
-                let mut fork = frozen.fork(&kvm).unwrap();
-                assert!(fork.state().unwrap() == state, "a fork is what was frozen");
-                // A fork of the fork.
-                let again: Arc<Frozen> = Arc::new(fork.freeze().unwrap());
-                for frozen in [&frozen, &again] {
-                    let mut recorder = Recorder::default();
-                    let end = frozen.fork(&kvm).unwrap().run(DEADLINE, &mut recorder).unwrap();
-                    let after = String::from_utf8(recorder.console).unwrap();
-                    assert_eq!(format!("{before}{after}"), format!("long\n{SAID}"), "{at:?}: {end:?}");
-                    assert_eq!(end, End::Power(Power::Reset));
-                }
-            }
+            go_on_from(&kvm, &kernel, &config, at, &format!("long\n{SAID}"));
+        }
+    }
+}
+
+/// Freezes `kernel` where it has written `at`, and sees that forks of that write the rest of `all`.
+fn go_on_from(kvm: &Kvm, kernel: &Kernel, config: &Config, at: &'static str, all: &str) {
+    let mut machine = Machine::boot(kvm, "kernel", &kernel.bytes, config).unwrap();
+    let mut outside = StopAt { console: Vec::new(), at };
+    assert_eq!(machine.run(DEADLINE, &mut outside).unwrap(), End::Stopped);
+    let before = String::from_utf8(outside.console).unwrap();
+    let frozen = Arc::new(machine.freeze().unwrap());
+    let state = frozen.state().clone();
+    for _ in 0..2 {
+        let mut fork = frozen.fork(kvm).unwrap();
+        assert!(fork.state().unwrap() == state, "a fork is what was frozen");
+        // A fork of the fork.
+        let again: Arc<Frozen> = Arc::new(fork.freeze().unwrap());
+        for frozen in [&frozen, &again] {
+            let mut recorder = Recorder::default();
+            let end = frozen.fork(kvm).unwrap().run(DEADLINE, &mut recorder).unwrap();
+            let after = String::from_utf8(recorder.console).unwrap();
+            assert_eq!(format!("{before}{after}"), all, "{at:?}: {end:?}");
+            assert!(matches!(end, End::Power(_)), "{at:?}: {end:?}");
         }
     }
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Profile;
+use super::devices::interrupts::Interrupts;
+use super::devices::lapic::Refused;
 use super::devices::pic::Pic;
 use super::devices::pit::Pit;
 use super::devices::rtc::Rtc;
@@ -35,6 +37,17 @@ const IRQ_COM1: u8 = 4;
 /// Bytes typed at once into a console that has room for more.
 const TYPED_MAX: usize = 256;
 
+/// Fixed ACPI registers, where QEMU's `pc` has them: events and their enable bits, control, and the timer.
+pub(crate) const PM1_EVENTS: u16 = 0x600;
+pub(crate) const PM1_CONTROL: u16 = 0x604;
+pub(crate) const PM_TIMER: u16 = 0x608;
+const PM_TIMER_HZ: u128 = 3_579_545;
+
+/// What ACPI's timer shows: 32 bits of it.
+fn pm_timer(now_ns: u64) -> u32 {
+    (u128::from(now_ns) * PM_TIMER_HZ / 1_000_000_000) as u32
+}
+
 /// Ports of devices that are not there, at most this many of them, are remembered with how often they
 /// were used.
 const UNKNOWN_MAX: usize = 64;
@@ -45,7 +58,7 @@ pub(crate) struct Bus {
     profile: Profile,
     now_ns: u64,
     serial: Serial,
-    pic: Pic,
+    interrupts: Interrupts,
     pit: Pit,
     rtc: Rtc,
     virtio: Virtio,
@@ -63,7 +76,7 @@ pub(crate) struct BusImage {
     profile: Profile,
     now_ns: u64,
     serial: SerialImage,
-    pic: Pic,
+    interrupts: Interrupts,
     pit: Pit,
     rtc: Rtc,
     virtio: Virtio,
@@ -88,6 +101,18 @@ impl Devices for Wired<'_> {
     fn memory_write(&mut self, at: u64, data: &[u8]) {
         self.bus.memory_write(self.memory, at, data);
     }
+    fn msr_read(&mut self, index: u32) -> Option<u64> {
+        self.bus.msr_read(index)?.ok()
+    }
+    fn cr8(&self) -> Option<u64> {
+        Some(self.bus.task_class())
+    }
+    fn set_cr8(&mut self, value: u64) {
+        self.bus.set_task_class(value);
+    }
+    fn msr_write(&mut self, index: u32, value: u64) -> Option<()> {
+        self.bus.msr_write(index, value)?.ok()
+    }
 }
 
 impl Bus {
@@ -100,7 +125,7 @@ impl Bus {
             profile,
             now_ns: 0,
             serial: Serial::new(),
-            pic: Pic::new(level_triggered),
+            interrupts: Interrupts::new(Pic::new(level_triggered)),
             pit: Pit::new(),
             rtc: Rtc::new(memory_bytes),
             virtio: Virtio::new(transport, devices),
@@ -128,7 +153,7 @@ impl Bus {
             profile: image.profile,
             now_ns: image.now_ns,
             serial: Serial::restore(&image.serial),
-            pic: image.pic,
+            interrupts: image.interrupts,
             pit: image.pit,
             rtc: image.rtc.clone(),
             virtio: image.virtio.clone(),
@@ -142,10 +167,11 @@ impl Bus {
     /// Makes this what `image` is.
     pub(crate) fn put_back(&mut self, image: &BusImage) {
         // How time passes is not the machine's, and devices that nobody touched are left alone.
-        let Self { profile, now_ns, serial, pic, pit, rtc, virtio, power, agent, tick_ns: _, unknown } = self;
+        let Self { profile, now_ns, serial, interrupts, pit, rtc, virtio, power, agent, tick_ns: _, unknown } =
+            self;
         (*profile, *now_ns, *power, *agent) = (image.profile, image.now_ns, None, None);
         *serial = Serial::restore(&image.serial);
-        (*pic, *pit) = (image.pic, image.pit);
+        (*interrupts, *pit) = (image.interrupts, image.pit);
         rtc.clone_from(&image.rtc);
         virtio.put_back(&image.virtio);
         unknown.clear();
@@ -156,7 +182,7 @@ impl Bus {
             profile: self.profile,
             now_ns: self.now_ns,
             serial: self.serial.image(),
-            pic: self.pic,
+            interrupts: self.interrupts,
             pit: self.pit,
             rtc: self.rtc.clone(),
             virtio: self.virtio.clone(),
@@ -172,8 +198,9 @@ impl Bus {
     pub(crate) fn advance(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
         if self.pit.take_due(self.now_ns) > 0 {
-            self.pic.pulse(IRQ_TIMER);
+            self.interrupts.pulse(IRQ_TIMER);
         }
+        self.interrupts.advance(self.now_ns);
     }
 
     pub(crate) fn now_ns(&self) -> u64 {
@@ -182,20 +209,54 @@ impl Bus {
 
     /// When a device will raise an interrupt by itself.
     pub(crate) fn next_event_ns(&self) -> Option<u64> {
-        self.pit.next_due()
+        [self.pit.next_due(), self.interrupts.next_due()].into_iter().flatten().min()
     }
 
     pub(crate) fn interrupt_is_pending(&mut self) -> bool {
         if self.serial.take_edge() {
-            self.pic.pulse(IRQ_COM1);
+            self.interrupts.pulse(IRQ_COM1);
         }
-        self.pic.set_lines(self.virtio.lines());
-        self.pic.is_pending()
+        self.watch_lines();
+        self.interrupts.is_pending()
+    }
+
+    /// What devices hold is as it is now: an interrupt that has been served must not come again when its end is said.
+    fn watch_lines(&mut self) {
+        self.interrupts.set_lines(self.virtio.lines());
     }
 
     /// The vector of the interrupt that waits; the controller takes it as delivered.
     pub(crate) fn acknowledge(&mut self) -> Option<u8> {
-        self.pic.acknowledge()
+        self.interrupts.acknowledge()
+    }
+
+    /// CR8.
+    pub(crate) fn task_class(&self) -> u64 {
+        self.interrupts.task_class()
+    }
+
+    /// Writes CR8.
+    pub(crate) fn set_task_class(&mut self, class: u64) {
+        if class != self.interrupts.task_class() {
+            self.interrupts.set_task_class(class);
+        }
+    }
+
+    /// Reads an MSR, if it is a device's; an access that raises #GP is refused.
+    pub(crate) fn msr_read(&mut self, msr: u32) -> Option<Result<u64, Refused>> {
+        Interrupts::has_msr(msr).then(|| {
+            self.now_ns += self.tick_ns;
+            self.interrupts.read_msr(msr, self.now_ns)
+        })
+    }
+
+    /// Writes it, likewise.
+    pub(crate) fn msr_write(&mut self, msr: u32, value: u64) -> Option<Result<(), Refused>> {
+        Interrupts::has_msr(msr).then(|| {
+            self.now_ns += self.tick_ns;
+            self.watch_lines();
+            self.interrupts.write_msr(msr, value, self.now_ns)
+        })
     }
 
     pub(crate) fn power(&self) -> Option<Power> {
@@ -255,14 +316,18 @@ impl Bus {
         self.now_ns += self.tick_ns;
         let pc = self.profile == Profile::Pc;
         let byte = match port {
-            0x20 | 0x21 | 0xa0 | 0xa1 => self.pic.read(port),
+            0x20 | 0x21 | 0xa0 | 0xa1 => self.interrupts.pic.read(port),
             0x40..=0x43 => self.pit.read(port, self.now_ns),
             0x60 | 0x64 => 0, // i8042: nothing typed, ready for a command
             0x61 => self.pit.read_gate(self.now_ns),
             0x71 => self.rtc.read(self.now_ns),
-            0x4d0 | 0x4d1 => self.pic.read_triggers(port),
+            0x4d0 | 0x4d1 => self.interrupts.pic.read_triggers(port),
             0x92 => 2, // A20 is on
             0x3f8..=0x3ff => self.serial.read((port - 0x3f8) as u8),
+            PM1_EVENTS..PM1_CONTROL if pc => 0,
+            // ACPI is on, and was never switched on.
+            PM1_CONTROL if pc => 1,
+            PM_TIMER if pc && size == 4 => return pm_timer(self.now_ns),
             0xe9 if pc => 0xe9, // how a debug console says that it is one
             _ => {
                 let mut data = [0; 4];
@@ -286,14 +351,14 @@ impl Bus {
         let pc = self.profile == Profile::Pc;
         let byte = value as u8;
         match port {
-            0x20 | 0x21 | 0xa0 | 0xa1 => self.pic.write(port, byte),
+            0x20 | 0x21 | 0xa0 | 0xa1 => self.interrupts.pic.write(port, byte),
             0x40..=0x43 => self.pit.write(port, byte, self.now_ns),
             0x61 => self.pit.write_gate(byte, self.now_ns),
             0x64 if byte == 0xfe => self.power = Some(Power::Reset),
             0x60 | 0x64 | 0x80 | 0x92 | 0xed => {}
             0x70 => self.rtc.select(byte),
             0x71 => self.rtc.write(byte),
-            0x4d0 | 0x4d1 => self.pic.write_triggers(port, byte),
+            0x4d0 | 0x4d1 => self.interrupts.pic.write_triggers(port, byte),
             0x3f8..=0x3ff => {
                 // 16-bit writes reach two registers, as on the ISA bus.
                 for (i, byte) in value.to_le_bytes().iter().take(size.into()).enumerate() {
@@ -307,12 +372,13 @@ impl Bus {
             // isa-debug-exit at QEMU's usual address, and at Solo5's.
             0xf4 | 0x501 if pc => self.power = Some(Power::DebugExit(value)),
             // PM1a control of QEMU's PIIX4 and Q35, of Bochs and old QEMU, of VirtualBox: SLP_EN.
-            0x604 | 0xb004 | 0x4004 if pc && value & 0x2000 != 0 => self.power = Some(Power::Off),
+            PM1_CONTROL | 0xb004 | 0x4004 if pc && value & 0x2000 != 0 => self.power = Some(Power::Off),
             0xcf9 if pc && size == 1 => {
                 if byte & 4 != 0 {
                     self.power = Some(Power::Reset);
                 }
             }
+            PM1_EVENTS..=PM1_CONTROL if pc => {}
             AGENT if size == 4 => self.agent = Some(value),
             _ => {
                 let data = value.to_le_bytes();
@@ -329,7 +395,7 @@ impl Bus {
     /// to its own addresses; where there is none, all bits are set.
     pub(crate) fn memory_read(&mut self, at: u64, data: &mut [u8]) {
         self.now_ns += self.tick_ns;
-        if !self.virtio.memory_read(at, data) {
+        if !self.interrupts.memory_read(at, data, self.now_ns) && !self.virtio.memory_read(at, data) {
             data.fill(0xff);
         }
     }
@@ -337,8 +403,10 @@ impl Bus {
     /// Writes at most 8 bytes there.
     pub(crate) fn memory_write(&mut self, memory: &mut GuestMemory, at: u64, data: &[u8]) {
         self.now_ns += self.tick_ns;
+        self.watch_lines();
         // Where no device is, nothing happens.
-        let _anybody = self.virtio.memory_write(memory, at, data);
+        let _anybody =
+            self.interrupts.memory_write(at, data, self.now_ns) || self.virtio.memory_write(memory, at, data);
     }
 }
 

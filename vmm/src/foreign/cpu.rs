@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::bus::{Bus, Wired};
 use super::cpuid::Cpuid;
+use super::devices::lapic;
 use super::monitor::state::{CODE32, CODE64, CS, DATA, DS, ES, FS, GS, SS, Segment, TASK, Table, Virtual};
 use super::monitor::walk::Paging;
 use super::monitor::{Monitor, MonitorStats};
 use crate::memory::GuestMemory;
-use crate::vcpu::enter::Stopped;
+use crate::vcpu::enter::{self, Stopped};
 use crate::vcpu::{Vcpu, VcpuError};
 
 /// The state in which a boot protocol enters an image. Interrupts are off and segments are flat.
@@ -98,6 +99,7 @@ pub(crate) enum Cpu {
 impl Cpu {
     /// A vCPU of `vm` at CPL 0 that begins as `start` says.
     pub(crate) fn native(vm: &VmFd, cpuid: Cpuid, start: &Start) -> Result<Self, VcpuError> {
+        enter::hand_over_msr(vm, lapic::MSR_BASE)?;
         let mut vcpu = Vcpu::create_with(vm, cpuid.model(), &cpuid.table(false))?;
         let cpuid = cpuid.with_tsc_khz(vcpu.tsc_khz());
         vcpu.set_cpuid(&cpuid.table(false))?;

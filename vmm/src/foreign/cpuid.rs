@@ -3,7 +3,7 @@
 //!
 //! Added are RDRAND and RDSEED, without which Unikraft does not start, 1 GiB pages, and how fast
 //! the time stamp counter is, which kernels otherwise spend a tenth of a second on finding out.
-//! The local APIC is hidden: there is none.
+//! The local APIC can be an x2APIC; its timer has no TSC-deadline mode ([`super::devices::lapic`]).
 //!
 //! # Sources
 //!
@@ -18,7 +18,7 @@ use crate::vcpu::cpuid::{CpuModel, Leaf};
 
 const RDRAND: u32 = 1 << 30;
 const RDSEED: u32 = 1 << 18;
-const APIC: u32 = 1 << 9;
+const X2APIC: u32 = 1 << 21;
 const OSXSAVE: u32 = 1 << 27;
 const UMIP: u32 = 1 << 2;
 const PAGE_1GIB: u32 = 1 << 26;
@@ -69,8 +69,7 @@ impl Cpuid {
         match (leaf, subleaf) {
             (1, _) => {
                 let on = cr4 & CR4_OSXSAVE != 0;
-                found[2] = found[2] & !OSXSAVE | RDRAND | if on { OSXSAVE } else { 0 };
-                found[3] &= !APIC;
+                found[2] = found[2] & !OSXSAVE | RDRAND | X2APIC | if on { OSXSAVE } else { 0 };
             }
             (7, 0) => found[1] |= RDSEED,
             (0xd, 0) => {
@@ -120,10 +119,12 @@ mod tests {
 
     #[test]
     fn the_model_has_what_kernels_insist_on_and_nothing_of_the_host() {
+        const APIC: u32 = 1 << 9;
         for model in [CpuModel::V2, CpuModel::V3] {
             let cpuid = Cpuid::new(model).with_tsc_khz(2_000_000);
             let [_, ebx, ecx, edx] = cpuid.lookup(1, 0, 0);
-            assert_eq!((ebx >> 24, ecx & RDRAND, ecx & OSXSAVE, edx & APIC), (0, RDRAND, 0, 0));
+            assert_eq!((ebx >> 24, ecx & RDRAND, ecx & OSXSAVE, edx & APIC), (0, RDRAND, 0, APIC));
+            assert_eq!((ecx & X2APIC, ecx >> 24 & 1), (X2APIC, 0), "no TSC deadline");
             assert_eq!(cpuid.lookup(1, 0, CR4_OSXSAVE)[2] & OSXSAVE, OSXSAVE);
             assert_eq!(cpuid.lookup(7, 0, 0)[1] & RDSEED, RDSEED);
             assert_eq!(cpuid.lookup(0x4000_0010, 0, 0)[0], 2_000_000);

@@ -50,6 +50,8 @@ impl Machine {
         let core = if monitored { vcpu.core() } else { vcpu.settled_core() };
         let mut saved = vcpu.save(core)?;
         vcpu.load(&core)?;
+        // What was last loaded: CR8 is the local APIC's, which is on the bus.
+        saved.core.sregs.cr8 = 0;
         let monitor = match &self.cpu {
             Cpu::Native(_) => None,
             Cpu::Monitored(monitor) => {

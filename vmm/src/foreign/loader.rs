@@ -2,9 +2,9 @@
 //! protocol promises.
 //!
 //! ```text
-//! 0x0000_0000  free, says the map
+//! 0x0000_0000  free, says the map; where a PC's firmware says how much there is below 1 MiB, it says so, too
 //! 0x0009_0000  boot structures ([`area`]): what the protocol hands over
-//! 0x000a_0000  nothing, as on every PC
+//! 0x000a_0000  nothing, as on every PC, but ACPI tables ([`acpi`])
 //! 0x0010_0000  free: the image, modules behind it
 //!   end        an initial RAM disk, at the end of memory
 //! ```
@@ -24,6 +24,7 @@ use thiserror::Error;
 use super::Profile;
 use super::cpu::Start;
 
+mod acpi;
 mod area;
 mod bzimage;
 mod elf;
@@ -165,6 +166,13 @@ pub(crate) fn load<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> {
     if !(MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&memory) || !memory.is_multiple_of(PAGE) {
         return Err(LoadError::Memory(memory));
     }
+    let mut loaded = load_by_protocol(request)?;
+    loaded.pieces.push(acpi::tables(request.profile));
+    loaded.pieces.push(area::bios_data());
+    Ok(loaded)
+}
+
+fn load_by_protocol<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> {
     if let Some(header) = bzimage::header(request.image) {
         return bzimage::load(request, &header);
     }
@@ -210,23 +218,44 @@ fn check_range(what: &'static str, start: u64, end: u64, memory: u64) -> Result<
 struct Extras<'a> {
     pieces: Vec<Piece<'a>>,
     /// Range and command line of each.
-    modules: Vec<(Range<u64>, String)>,
+    modules: Vec<Placed>,
     initrd: Option<Range<u64>>,
+}
+
+/// A module, placed: where it is, and its command line.
+type Placed = (Range<u64>, String);
+
+/// What a request's modules are, for [`place_modules`].
+fn modules<'a>(request: &Request<'a>) -> impl Iterator<Item = (&'static str, &'a str, &'a [u8])> {
+    request.modules.iter().map(|module| ("a module", &*module.command, &*module.bytes))
+}
+
+/// Places `modules`, each with what it is, its command line and its bytes, behind `end`, the end of the image.
+fn place_modules<'a>(
+    modules: &[(&'static str, &str, &'a [u8])],
+    end: u64,
+    memory: u64,
+) -> Result<(Vec<Piece<'a>>, Vec<Placed>), LoadError> {
+    let (mut pieces, mut placed) = (Vec::new(), Vec::new());
+    let mut at = end.max(HIGH_MEMORY);
+    for &(what, command, bytes) in modules {
+        at = at.next_multiple_of(PAGE);
+        let end = at.saturating_add(bytes.len() as u64);
+        check_range(what, at, end, memory)?;
+        pieces.push(Piece { at, bytes: Cow::Borrowed(bytes) });
+        placed.push((at..end, command.to_owned()));
+        at = end;
+    }
+    Ok((pieces, placed))
 }
 
 /// Places modules behind `end`, the end of the image, and an initial RAM disk below `limit`.
 fn place_extras<'a>(request: &Request<'a>, end: u64, limit: u64) -> Result<Extras<'a>, LoadError> {
     let memory = request.memory_bytes;
     let mut extras = Extras::default();
-    let mut at = end.max(HIGH_MEMORY);
-    for module in request.modules {
-        at = at.next_multiple_of(PAGE);
-        let end = at.saturating_add(module.bytes.len() as u64);
-        check_range("a module", at, end, memory)?;
-        extras.pieces.push(Piece { at, bytes: Cow::Borrowed(&module.bytes) });
-        extras.modules.push((at..end, module.command.clone()));
-        at = end;
-    }
+    let modules: Vec<_> = modules(request).collect();
+    (extras.pieces, extras.modules) = place_modules(&modules, end, memory)?;
+    let at = extras.modules.last().map_or(end.max(HIGH_MEMORY), |(range, _)| range.end);
     if let Some(initrd) = request.initrd {
         let bytes = initrd.len() as u64;
         let top = memory.min(limit);

@@ -2,8 +2,10 @@
 
 use std::io;
 
-use kvm_bindings::{CpuId, kvm_regs, kvm_sregs};
-use kvm_ioctls::{SyncReg, VcpuExit};
+use kvm_bindings::{CpuId, KVM_CAP_X86_USER_SPACE_MSR, kvm_enable_cap, kvm_regs, kvm_sregs};
+use kvm_ioctls::{
+    MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuExit, VmFd,
+};
 
 use super::{CoreState, SETTLE_MAX, Vcpu, VcpuError, failed};
 
@@ -13,6 +15,18 @@ pub(crate) trait Devices {
     fn port_write(&mut self, port: u16, size: u8, value: u32);
     fn memory_read(&mut self, at: u64, data: &mut [u8]);
     fn memory_write(&mut self, at: u64, data: &[u8]);
+    /// An MSR that KVM does not have, or was told to hand over; `None` raises #GP.
+    fn msr_read(&mut self, _index: u32) -> Option<u64> {
+        None
+    }
+    fn msr_write(&mut self, _index: u32, _value: u64) -> Option<()> {
+        None
+    }
+    /// CR8, where that is a device's: part of the local APIC. The guest writes it without an exit.
+    fn cr8(&self) -> Option<u64> {
+        None
+    }
+    fn set_cr8(&mut self, _value: u64) {}
     /// Whether the last access was a trap's, whose registers nobody goes on with.
     fn is_trap(&self) -> bool {
         false
@@ -34,6 +48,20 @@ pub(crate) enum Stopped {
     NotEmulated,
     /// Anything else.
     Stuck(String),
+}
+
+/// Has KVM ask for MSR `index`, and for those that a vCPU without an APIC of KVM's does not have, instead of serving or refusing them.
+pub(crate) fn hand_over_msr(vm: &VmFd, index: u32) -> Result<(), VcpuError> {
+    let reasons = MsrExitReason::Inval | MsrExitReason::Filter;
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        args: [reasons.bits().into(), 0, 0, 0],
+        ..Default::default()
+    };
+    vm.enable_cap(&cap).map_err(failed("KVM_ENABLE_CAP"))?;
+    let flags = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;
+    let range = MsrFilterRange { flags, base: index, msr_count: 1, bitmap: &[0] };
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &[range]).map_err(failed("KVM_X86_SET_MSR_FILTER"))
 }
 
 impl Vcpu {
@@ -65,7 +93,18 @@ impl Vcpu {
     }
 
     fn enter_once(&mut self, devices: &mut dyn Devices) -> Stopped {
-        let stopped = match self.fd.run() {
+        let class = devices.cr8();
+        if let Some(class) = class {
+            self.fd.get_kvm_run().cr8 = class;
+        }
+        let cr8 = &raw const self.fd.get_kvm_run().cr8;
+        let exit = self.fd.run();
+        if class.is_some() {
+            // SAFETY: it points into the vCPU's shared page, which stays mapped as long as the vCPU; the exit has no
+            // reference to that field.
+            devices.set_cr8(unsafe { cr8.read() });
+        }
+        let stopped = match exit {
             // String instructions move several at once; how wide each is says only the shared page.
             Ok(VcpuExit::IoIn(port, data)) => {
                 let (bytes, at) = (data.len(), data.as_mut_ptr());
@@ -99,6 +138,21 @@ impl Vcpu {
                 devices.memory_write(at, data);
                 return Stopped::Device;
             }
+            Ok(VcpuExit::X86Rdmsr(exit)) => {
+                match devices.msr_read(exit.index) {
+                    Some(value) => *exit.data = value,
+                    None => *exit.error = 1,
+                }
+                return Stopped::Device;
+            }
+            Ok(VcpuExit::X86Wrmsr(exit)) => {
+                if devices.msr_write(exit.index, exit.data).is_none() {
+                    *exit.error = 1;
+                }
+                return Stopped::Device;
+            }
+            // CR8 was lowered.
+            Ok(VcpuExit::SetTpr) => return Stopped::Device,
             Ok(VcpuExit::Hlt) => Stopped::Halt,
             Ok(VcpuExit::Shutdown) => Stopped::Shutdown,
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Stopped::Kicked,

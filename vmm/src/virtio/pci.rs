@@ -28,7 +28,7 @@ const VENDOR: u16 = 0x1af4;
 const IO_BASE: u32 = 0xc000;
 const IO_BYTES: u32 = 0x40;
 /// First address of the first device's BAR4, in the hole below 4 GiB that RAM leaves.
-const MEMORY_BASE: u32 = 0xfe00_0000;
+pub(super) const MEMORY_BASE: u32 = 0xfe00_0000;
 const MEMORY_BYTES: u32 = 0x4000;
 
 const COMMAND: usize = 0x04;

@@ -12,6 +12,9 @@ typedef __UINT8_TYPE__ u8;
 #define PAGES 64
 #define PRESENT 1ul
 #define WRITE 2ul
+#define APIC ((volatile unsigned *)0xfee00000ul)
+#define IOAPIC ((volatile unsigned *)0xfec00000ul)
+#define MASKED 0x10000u
 #define WINDOW ((volatile u8 *)0x8000000000ul)
 
 void kernel_main(void);
@@ -56,7 +59,7 @@ static u64 run(const u8 *steps, u64 bytes)
 {
     u64 seen = 0;
     for (u64 i = 0; i + 1 < bytes; i += 2) {
-        u8 step = steps[i] % 12, value = steps[i + 1], page = value % PAGES;
+        u8 step = steps[i] % 14, value = steps[i + 1], page = value % PAGES;
         counters[step * 16 + value % 16]++;
         switch (step) {
         case 0: /* an ordinary page */
@@ -116,6 +119,19 @@ static u64 run(const u8 *steps, u64 bytes)
                 __asm__ volatile("cli");
             break;
         }
+        case 11: { /* the local APIC: its timer, an interrupt to itself that its priority holds back, its wires */
+            static const unsigned registers[] = {0x320, 0x380, 0x3e0, 0x300, 0xd0, 0x350};
+            static const unsigned fixed[] = {MASKED, 100, 0, 0x40020, 0x1000000, MASKED};
+            unsigned which = value % 6;
+            seen = seen * 31 + APIC[0x390 / 4] + APIC[0x200 / 4 + value % 8 * 4];
+            APIC[registers[which] / 4] = fixed[which] | value % 64;
+            break;
+        }
+        case 12: /* and the I/O APIC's table */
+            IOAPIC[0] = 0x10 + value % 48;
+            seen = seen * 31 + IOAPIC[4];
+            IOAPIC[4] = MASKED | value;
+            break;
         default: /* the table's own accessed and dirty bits */
             seen = seen * 31 + (table[page] & 0x60);
         }
@@ -135,6 +151,7 @@ void kernel_main(void)
     __asm__ volatile("mov %0, %%cr3" : : "r"(root) : "memory");
     for (unsigned i = 0; i < PAGES; i += 3)
         table[i] = frame(i) | PRESENT | WRITE;
+    APIC[0x80 / 4] = 0xff;
     WINDOW[0] = 1;
     WINDOW[3 * PAGE] = 2;
     unifork_counters(counters, counters + sizeof counters);

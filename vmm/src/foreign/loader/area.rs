@@ -20,6 +20,15 @@ pub(crate) struct BootArea {
     gdt: (u64, u16),
 }
 
+/// The two words of a PC's BIOS data that kernels look at: where what is reserved below 1 MiB begins, as a segment
+/// and in KiB. Xen puts its real-mode code below that.
+pub(crate) fn bios_data() -> Piece<'static> {
+    let mut bytes = vec![0; 7];
+    bytes[..2].copy_from_slice(&((START >> 4) as u16).to_le_bytes());
+    bytes[5..].copy_from_slice(&((START >> 10) as u16).to_le_bytes());
+    Piece { at: 0x40e, bytes: Cow::Owned(bytes) }
+}
+
 impl BootArea {
     /// An area with a GDT, whose code segment is for long mode if `long`.
     pub(crate) fn new(long: bool) -> Self {
@@ -50,6 +59,12 @@ impl BootArea {
         self.bytes.resize((at - START) as usize, 0);
         self.bytes.extend_from_slice(bytes);
         Ok(at)
+    }
+
+    /// Writes `bytes` over what was put at `at`.
+    pub(crate) fn set(&mut self, at: u64, bytes: &[u8]) {
+        let at = (at - START) as usize;
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
     /// Puts `text` with its closing zero.

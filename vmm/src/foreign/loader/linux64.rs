@@ -6,6 +6,7 @@
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::ByteValued as _;
 
+use super::acpi;
 use super::area::{self, BootArea};
 use super::elf::Elf;
 use super::{Extras, LoadError, Loaded, PAGE, Protocol, Request, memory_map, place_extras};
@@ -60,13 +61,16 @@ pub(super) fn params(
     }
     header.type_of_loader = LOADER_UNDEFINED;
     header.loadflags |= LOADED_HIGH;
-    header.cmd_line_ptr = area.put_text("command line", request.append)? as u32;
-    header.cmdline_size = request.append.len() as u32;
+    // On a page of its own, and counted with its closing zero, as Firecracker has it and Hermit's loader insists on.
+    let mut command = request.append.as_bytes().to_vec();
+    command.push(0);
+    header.cmd_line_ptr = area.put("command line", &command, PAGE)? as u32;
+    header.cmdline_size = command.len() as u32;
     if let Some(initrd) = &extras.initrd {
         header.ramdisk_image = initrd.start as u32;
         header.ramdisk_size = (initrd.end - initrd.start) as u32;
     }
-    let mut params = boot_params { hdr: header, ..boot_params::default() };
+    let mut params = boot_params { hdr: header, acpi_rsdp_addr: acpi::RSDP, ..boot_params::default() };
     let map = memory_map(request.memory_bytes);
     params.e820_entries = map.len() as u8;
     for (slot, (range, kind)) in params.e820_table.iter_mut().zip(map) {

@@ -8,7 +8,8 @@ use std::ops::Range;
 use super::area::{self, BootArea};
 use super::elf::Elf;
 use super::{
-    LoadError, Loaded, PAGE, Piece, Protocol, Request, check_range, malformed, memory_map, place_extras, word,
+    LoadError, Loaded, Piece, Protocol, Request, check_range, malformed, memory_map, modules, place_modules,
+    word,
 };
 use crate::foreign::cpu::Start;
 
@@ -90,11 +91,11 @@ pub(super) fn load<'a>(
             return Err(malformed("it has a multiboot header without address fields, and is no ELF file"));
         }
     };
-    let extras = place_extras(request, end, u64::from(u32::MAX))?;
-    pieces.extend(extras.pieces);
-    let mut modules = extras.modules;
-    // As QEMU has it: an initial RAM disk is a module, the first.
-    modules.splice(0..0, extras.initrd.map(|range| (range, "initrd".to_owned())));
+    // As QEMU has it: an initial RAM disk is a module, the first, and like all of them right behind the image.
+    let initrd = request.initrd.map(|bytes| ("the initial RAM disk", "initrd", bytes));
+    let all: Vec<_> = initrd.into_iter().chain(modules(request)).collect();
+    let (module_pieces, modules) = place_modules(&all, end, request.memory_bytes)?;
+    pieces.extend(module_pieces);
     let mut area = BootArea::new(false);
     let info = info(&mut area, request, &modules)?;
     let start = Start {
@@ -143,9 +144,6 @@ fn info(
     request: &Request<'_>,
     modules: &[(Range<u64>, String)],
 ) -> Result<u64, LoadError> {
-    let separator = if request.append.is_empty() { "" } else { " " };
-    let command = format!("{}{separator}{}", request.name, request.append);
-    let command = area.put_text("command line", &command)?;
     let name = area.put_text("tables", "unifork")?;
     let mut list = Vec::new();
     for (range, text) in modules {
@@ -165,17 +163,22 @@ fn info(
     }
     let map_bytes = map.len() as u64;
     let map = area.put("tables", &map, 16)?;
+    // The command line comes last: Hermit's loader takes what is behind it, and behind this structure, to be free.
     let mut info = [0u32; 32];
     // Memory, command line, modules, map, loader's name.
     info[0] = 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
     info[1] = (low.0.end >> 10) as u32;
     info[2] = ((high.0.end - high.0.start) >> 10) as u32;
-    info[4] = command as u32;
     info[5] = modules.len() as u32;
     info[6] = list as u32;
     info[11] = map_bytes as u32;
     info[12] = map as u32;
     info[16] = name as u32;
+    let at = area.put("tables", &[0; 128], 16)?;
+    let separator = if request.append.is_empty() { "" } else { " " };
+    let command = format!("{}{separator}{}", request.name, request.append);
+    info[4] = area.put_text("command line", &command)? as u32;
     let bytes: Vec<u8> = info.iter().flat_map(|field| field.to_le_bytes()).collect();
-    area.put("tables", &bytes, PAGE)
+    area.set(at, &bytes);
+    Ok(at)
 }

@@ -5,6 +5,7 @@
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use vm_memory::ByteValued as _;
 
+use super::acpi;
 use super::area::{self, BootArea};
 use super::elf::Elf;
 use super::{LoadError, Loaded, PAGE, Protocol, Request, memory_map, place_extras};
@@ -47,6 +48,7 @@ pub(super) fn load<'a>(request: &Request<'a>, elf: &Elf, entry: u32) -> Result<L
         cmdline_paddr,
         memmap_paddr: area.put("tables", &map, 16)?,
         memmap_entries: 3,
+        rsdp_paddr: acpi::RSDP,
         ..hvm_start_info::default()
     };
     let info = area.put("tables", info.as_slice(), PAGE)?;

@@ -122,7 +122,6 @@ const MSRS_MAX: usize = 256;
 pub(crate) struct Virtual {
     pub(crate) paging: Paging,
     pub(crate) cr2: u64,
-    pub(crate) cr8: u64,
     /// I/O privilege level; the real one is 0, so that everything that depends on it traps.
     pub(crate) iopl: u64,
     pub(crate) gdt: Table,

@@ -3,6 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, Register};
 
 use super::Done;
+use crate::foreign::devices::lapic::Refused;
 use crate::foreign::monitor::guest::{Fault, GP, Guest, UD};
 use crate::foreign::monitor::state::Mode;
 use crate::foreign::monitor::walk::{CR0_PE, CR0_PG, CR0_WP, CR4_PAE, CR4_PSE, EFER_LMA, EFER_LME, EFER_NXE};
@@ -19,7 +20,6 @@ pub(super) const MSR_STAR: u32 = 0xc000_0081;
 pub(super) const MSR_LSTAR: u32 = 0xc000_0082;
 pub(super) const MSR_SYSCALL_MASK: u32 = 0xc000_0084;
 const MSR_TSC: u32 = 0x10;
-const MSR_APIC_BASE: u32 = 0x1b;
 const MSR_MTRR_CAP: u32 = 0xfe;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MSR_PAT: u32 = 0x277;
@@ -47,7 +47,7 @@ impl Guest<'_> {
                 2 => self.cpu.cr2,
                 3 => self.cpu.paging.cr3,
                 4 => self.cpu.paging.cr4,
-                8 => self.cpu.cr8,
+                8 => self.bus.task_class(),
                 _ => return Err(UD),
             };
             self.set_register(to, value);
@@ -77,7 +77,7 @@ impl Guest<'_> {
                 self.asks.flush |= changed & (CR4_PAE | CR4_PSE | CR4_PGE) != 0;
             }
             8 if value > 15 => return Err(GP),
-            8 => self.cpu.cr8 = value,
+            8 => self.bus.set_task_class(value),
             _ => return Err(UD),
         }
         Ok(())
@@ -187,7 +187,10 @@ impl Guest<'_> {
         self.set_register(Register::EDX, value >> 32);
     }
 
-    fn read_msr(&self, index: u32) -> Result<u64, Fault> {
+    fn read_msr(&mut self, index: u32) -> Result<u64, Fault> {
+        if let Some(read) = self.bus.msr_read(index) {
+            return read.map_err(|Refused| GP);
+        }
         Ok(match index {
             MSR_EFER => self.cpu.paging.efer,
             MSR_FS_BASE => self.sregs.fs.base,
@@ -203,6 +206,9 @@ impl Guest<'_> {
     }
 
     fn write_msr(&mut self, index: u32, value: u64) -> Result<(), Fault> {
+        if let Some(written) = self.bus.msr_write(index, value) {
+            return written.map_err(|Refused| GP);
+        }
         match index {
             MSR_EFER => {
                 let was = self.cpu.paging.efer;
@@ -239,7 +245,6 @@ fn is_canonical(address: u64) -> bool {
 fn default_msr(index: u32) -> Result<u64, Fault> {
     Ok(match index {
         MSR_PAT => PAT_RESET,
-        MSR_APIC_BASE => 0xfee0_0900,
         MSR_MTRR_CAP => 0x508,
         MSR_MISC_ENABLE => 1,
         0x11 | 0x12 | 0x4000_0000..=0x4000_0fff | 0x4b56_4d00..=0x4b56_4dff => return Err(GP),
