@@ -8,6 +8,7 @@ set -euo pipefail
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
+scripts/test-images.sh
 
 # The guest's crates are outside the workspace: they are built with flags of their own.
 cargo fmt --all --check
