@@ -184,6 +184,7 @@ impl ReplicaExecutor {
             // This run may enter the history.
             batcher.stale = true;
         }
+        self.replica.count_all(self.last.count_all.get());
         self.replica.prepare(input)?;
         let written = Instant::now();
         let outcome = self.replica.run_prepared(self.deadline)?;

@@ -136,6 +136,14 @@ impl Fork {
         Ok(())
     }
 
+    /// Whether all of a run's coverage is to be counted from the next [`Self::prepare`] on, where counting costs.
+    pub(crate) fn count_all(&mut self, on: bool) {
+        match self {
+            Self::Own(_) => {}
+            Self::Foreign(fork) => fork.count_all(on),
+        }
+    }
+
     pub(crate) fn run_prepared(&mut self, deadline: Duration) -> Result<Outcome, ForkError> {
         match self {
             Self::Own(replica) => Ok(replica.run_prepared(deadline)),

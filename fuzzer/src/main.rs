@@ -44,6 +44,7 @@ mod signals;
 mod stage;
 mod strategy;
 mod syscalls;
+mod terms;
 mod triage;
 mod ui;
 mod units;

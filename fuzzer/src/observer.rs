@@ -66,6 +66,8 @@ pub(crate) struct LastRun {
     pub(crate) rejected: Cell<bool>,
     /// It ended in a finding that was not known and is now kept.
     pub(crate) found: Cell<bool>,
+    /// What a stage asks for: all coverage, also where counting costs and only news would be looked for.
+    pub(crate) count_all: Cell<bool>,
     /// What stops the campaign, where it is more than LibAFL's error can carry.
     fault: RefCell<Option<CampaignError>>,
 }

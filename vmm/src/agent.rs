@@ -276,7 +276,12 @@ pub struct Pieces {
 
 impl Pieces {
     /// Appends the memory of `span`.
-    fn add(&mut self, what: &'static str, span: Span, guest: &dyn AddressSpace) -> Result<(), AgentError> {
+    pub(crate) fn add(
+        &mut self,
+        what: &'static str,
+        span: Span,
+        guest: &dyn AddressSpace,
+    ) -> Result<(), AgentError> {
         let mut done = 0;
         while done < span.bytes {
             let gva = span.at + done;

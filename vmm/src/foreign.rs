@@ -32,7 +32,10 @@ use crate::vcpu::cpuid::CpuModel;
 use crate::virtio::DeviceConfig;
 use crate::vm::{RAM_SLOT, Tracking, WINDOWS_SLOT};
 
+mod agentless;
+mod base;
 mod batch;
+mod breakpoints;
 mod bus;
 mod cpu;
 mod cpuid;
@@ -44,15 +47,19 @@ mod monitor;
 mod replica;
 mod share;
 mod terms;
+mod watch;
 
+pub use agentless::PlaceError;
+pub use base::{Base, BaseError};
 pub use bus::Power;
 pub use cpu::Start;
 pub use frozen::{Frozen, MachineState};
 pub use loader::{LoadError, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Module, Protocol};
 pub use monitor::MonitorStats;
-pub use replica::{Base, BaseError, Fork, ForkError};
-pub use terms::{SymbolFile, Terms};
+pub use replica::{Fork, ForkError};
+pub use terms::{Agentless, EndAt, InputTo, PanicPoint, Panics, Register, SnapshotAt, SymbolFile, Terms};
 
+use breakpoints::{Breakpoints, Wanted};
 use bus::Bus;
 use cpu::{Cpu, Stop};
 use cpuid::Cpuid;
@@ -157,6 +164,11 @@ pub enum End {
     Deadline,
     /// The caller wanted it to stop.
     Stopped,
+    /// It is at a breakpoint of ours.
+    Breakpoint {
+        /// Where.
+        address: u64,
+    },
     /// Its agent says so. Only of a machine that has [`Config::agent`].
     Agent(AgentEvent),
     /// It cannot go on, for a reason that is the host's or the monitor's.
@@ -242,6 +254,8 @@ impl Outside for Recorder {
 const SLICE: Duration = Duration::from_millis(50);
 /// The same while frames may come.
 const CONNECTED_SLICE: Duration = Duration::from_millis(2);
+/// The same while code is looked for that is not in memory yet.
+const WANTED_SLICE: Duration = Duration::from_millis(1);
 
 /// One machine.
 #[derive(Debug)]
@@ -257,6 +271,9 @@ pub struct Machine {
     protocol: Protocol,
     code: Vec<Range<u64>>,
     agent: Agent,
+    breakpoints: Breakpoints,
+    // Breakpoints whose code is not in memory yet.
+    wanted: Vec<Wanted>,
 }
 
 impl Machine {
@@ -294,7 +311,9 @@ impl Machine {
             Cpu::native(&fd, cpuid, &loaded.start)?
         };
         let (protocol, code) = (loaded.protocol, loaded.code);
-        Ok(Self { cpu, fd, memory, file: Some(file), bus, protocol, code, agent: Agent::default() })
+        let (breakpoints, wanted) = Default::default();
+        let (file, agent) = (Some(file), Agent::default());
+        Ok(Self { cpu, fd, memory, file, bus, protocol, code, agent, breakpoints, wanted })
     }
 
     /// How the image was started.
@@ -349,7 +368,11 @@ impl Machine {
             if left.is_zero() {
                 break End::Deadline;
             }
-            let slice = if outside.is_connected() { CONNECTED_SLICE } else { SLICE };
+            let slice = match (self.wanted.is_empty(), outside.is_connected()) {
+                (false, _) => WANTED_SLICE,
+                (true, true) => CONNECTED_SLICE,
+                (true, false) => SLICE,
+            };
             let slice_end = self.bus.now_ns() + u64::try_from(left.min(slice).as_nanos()).unwrap_or(u64::MAX);
             if let Some(end) = self.run_slice(slice_end, &|| clock(began), outside)? {
                 break end;
@@ -380,9 +403,15 @@ impl Machine {
             }
             let next = self.bus.next_event_ns().unwrap_or(u64::MAX).min(slice_end);
             self.cpu.vcpu().arm(Duration::from_nanos(next.saturating_sub(now).max(1)));
-            let stop = self.cpu.step(&self.fd, &mut self.memory, &mut self.bus);
+            let stop = self.step();
             self.cpu.vcpu().disarm();
             let stop = stop?;
+            if let Stop::Breakpoint { .. } = stop {
+                return Ok(Some(End::Breakpoint { address: self.rip()? }));
+            }
+            if !self.wanted.is_empty() {
+                self.plant_wanted();
+            }
             if let Some(power) = self.bus.power() {
                 return Ok(Some(End::Power(power)));
             }
@@ -419,7 +448,8 @@ impl Machine {
         let paging = self.cpu.paging();
         let regs = self.cpu.vcpu().regs_mut();
         let call = CallRegisters { rax: regs.rax, rdi: regs.rdi, rsi: regs.rsi, rdx: regs.rdx };
-        match self.agent.call(&call, &Linear { paging, memory: &self.memory }) {
+        match self.agent.call(&call, &Linear { paging, memory: &self.memory, breakpoints: &self.breakpoints })
+        {
             Some(AgentEvent::Continue { rax }) => self.cpu.answer(rax).map(|()| None),
             event => Ok(event),
         }
@@ -434,7 +464,7 @@ impl Machine {
 
     /// The machine's linear addresses, in the tables of the moment.
     pub(crate) fn linear(&mut self) -> Linear<'_> {
-        Linear { paging: self.cpu.paging(), memory: &self.memory }
+        Linear { paging: self.cpu.paging(), memory: &self.memory, breakpoints: &self.breakpoints }
     }
 
     fn cpu_offer(&mut self) -> Result<Stop, ForeignError> {
@@ -444,7 +474,7 @@ impl Machine {
     /// What `stop` ends, if anything.
     fn ended(&self, stop: Stop) -> Option<End> {
         match stop {
-            Stop::Again | Stop::Halt => None,
+            Stop::Again | Stop::Halt | Stop::Int3 | Stop::Breakpoint { .. } => None,
             Stop::TripleFault { vector, code, rip, address } => {
                 Some(End::TripleFault { first: Some(Exception { vector, code, address }), rip })
             }

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod blocks;
 mod disassemble;
 mod elf;
 mod frame;
@@ -29,11 +30,12 @@ mod symbols;
 mod unwind;
 
 pub use access::{Access, AccessKind, access};
+pub use blocks::{Block, blocks};
 pub use disassemble::{CodeLine, Disassembly, Lines, disassemble};
 pub use frame::{Frame, Method};
 pub use hash::{StackHash, signature, stack_hash};
 pub use memory::ReadMemory;
-pub(crate) use memory::read_prefix;
+pub(crate) use memory::{read_prefix, read_u64};
 pub use registers::Registers;
 pub use report::{CrashReport, Stop};
 pub use symbols::{Place, Symbols, SymbolsError};

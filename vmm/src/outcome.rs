@@ -70,6 +70,11 @@ pub enum Cause {
         /// In its words.
         message: String,
     },
+    /// An image with a kernel of its own panicked.
+    Panic {
+        /// In its words.
+        message: String,
+    },
     /// A hypercall that makes no sense: the guest overwrote itself.
     BadHypercall {
         /// Its number.
@@ -199,7 +204,7 @@ impl CrashKind {
             Cause::Signal { number } => Self::Signal(*number),
             Cause::OutOfMemory { .. } => Self::OutOfMemory,
             Cause::Assertion { .. } => Self::Assertion,
-            Cause::KernelPanic { .. } => Self::KernelPanic,
+            Cause::KernelPanic { .. } | Cause::Panic { .. } => Self::KernelPanic,
             Cause::BadHypercall { .. } => Self::BadHypercall,
             Cause::Vm { .. } => Self::Vm,
         }
@@ -260,6 +265,7 @@ impl fmt::Display for Cause {
             }
             Self::Assertion { message } => write!(f, "assertion failed: {message}"),
             Self::KernelPanic { message } => write!(f, "the libOS panicked: {message}"),
+            Self::Panic { message } => write!(f, "the image panicked: {message}"),
             Self::BadHypercall { number } => write!(f, "hypercall {number:#x} makes no sense"),
             Self::Vm { reason } => write!(f, "the virtual CPU cannot go on: {reason}"),
         }

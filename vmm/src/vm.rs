@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvm_bindings::{
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_enable_cap,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_enable_cap, kvm_regs,
+    kvm_sregs,
 };
 use kvm_ioctls::VmFd;
 use unifork_abi::{Hypercall, SyscallFrame};
@@ -451,7 +452,11 @@ impl Tracked for Vm {
 
 /// The general registers as reports use them.
 pub(crate) fn registers_of(core: &CoreState) -> Registers {
-    let regs = &core.regs;
+    registers_from(&core.regs, &core.sregs)
+}
+
+/// The same from its parts.
+pub(crate) fn registers_from(regs: &kvm_regs, sregs: &kvm_sregs) -> Registers {
     Registers {
         rax: regs.rax,
         rbx: regs.rbx,
@@ -471,7 +476,7 @@ pub(crate) fn registers_of(core: &CoreState) -> Registers {
         r15: regs.r15,
         rip: regs.rip,
         rflags: regs.rflags,
-        fs_base: core.sregs.fs.base,
-        gs_base: core.sregs.gs.base,
+        fs_base: sregs.fs.base,
+        gs_base: sregs.gs.base,
     }
 }

@@ -1,5 +1,7 @@
 //! `unifork.h` and what compilers say to it; and what it does where there is no unifork.
 
+#[path = "agent/agentless.rs"]
+mod agentless;
 #[path = "agent/build.rs"]
 mod build;
 #[path = "agent/forks.rs"]

@@ -189,11 +189,12 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
     } else {
         machine::open_at_once(&args.image, &args.machine, damaged).map_err(super::machine_failure)?.into()
     };
+    foreign::refuse_audits_of_blocks(args, &machine.frozen)?;
     leave_out_long(&mut seeds, machine.frozen.input_max());
     if machine.frozen.counter_count() == 0 {
         let error = anyhow::anyhow!("{} has no coverage counters", args.image.display());
         return Err(Failure::usage(error).help(if kernel {
-            "compile what is to be fuzzed with -fsanitize-coverage, as docs/agent.md has it"
+            "compile what is to be fuzzed with -fsanitize-coverage, as docs/agent.md has it, or try --cover all"
         } else {
             "build it with `unifork build`, or see what it does with `unifork run`"
         }));

@@ -54,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = units::duration, value_name = "TIME")]
     pub(crate) timeout: Option<Duration>,
     #[command(flatten)]
-    pub(crate) kernel: kernel::KernelArgs,
+    pub(crate) kernel: kernel::BootArgs,
 }
 
 /// Guest memory, unless given: pages that are not touched cost nothing.

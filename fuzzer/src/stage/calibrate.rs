@@ -121,7 +121,10 @@ where
         let mut unstable: Vec<usize> = Vec::new();
         while round < rounds {
             executor.observers_mut().pre_exec_all(state, &input)?;
-            let exit = executor.run_target(fuzzer, state, manager, &input)?;
+            self.last.count_all.set(true);
+            let exit = executor.run_target(fuzzer, state, manager, &input);
+            self.last.count_all.set(false);
+            let exit = exit?;
             executor.observers_mut().post_exec_all(state, &input, &exit)?;
             round += 1;
             let observers = executor.observers();

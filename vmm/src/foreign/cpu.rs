@@ -10,9 +10,11 @@ use super::devices::lapic;
 use super::monitor::state::{CODE32, CODE64, CS, DATA, DS, ES, FS, GS, SS, Segment, TASK, Table, Virtual};
 use super::monitor::walk::Paging;
 use super::monitor::{Monitor, MonitorStats};
+use crate::introspect::Registers;
 use crate::memory::GuestMemory;
 use crate::vcpu::enter::{self, Stopped};
 use crate::vcpu::{Vcpu, VcpuError};
+use crate::vm::registers_of;
 
 /// The state in which a boot protocol enters an image. Interrupts are off and segments are flat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +74,10 @@ pub(crate) enum Stop {
     Again,
     /// It waits for an interrupt.
     Halt,
+    /// At a breakpoint, with RIP before it.
+    Breakpoint { gpa: u64 },
+    /// Behind an `int3`; only of the monitor.
+    Int3,
     /// An exception that could not be delivered, nor the one that came of it.
     TripleFault { vector: u8, code: u32, rip: u64, address: u64 },
     /// A triple fault that KVM tells nothing more about.
@@ -80,11 +86,28 @@ pub(crate) enum Stop {
     Stuck(String),
 }
 
+/// An exception that the guest is handling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Raised {
+    pub vector: u8,
+    pub code: u32,
+    pub address: u64,
+    /// Where on its stack RIP was put.
+    pub frame: u64,
+    /// Registers at the instruction that raised it.
+    pub registers: Registers,
+}
+
+/// How deep handlers of exceptions go on the stack, at most.
+const HANDLER_BYTES_MAX: u64 = 1 << 16;
+
 /// A vCPU at CPL 0, and the `cpuid` that it was given.
 #[derive(Debug)]
 pub(crate) struct Native {
     vcpu: Vcpu,
     cpuid: Cpuid,
+    /// The last exception whose handler was seen to begin.
+    raised: Option<Raised>,
 }
 
 /// A CPU.
@@ -135,7 +158,7 @@ impl Cpu {
             (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0 | CR0_PG, cr3, CR4_PAE, EFER_LONG);
         }
         vcpu.store()?;
-        Ok(Self::Native(Box::new(Native { vcpu, cpuid })))
+        Ok(Self::Native(Box::new(Native { vcpu, cpuid, raised: None })))
     }
 
     pub(crate) fn vcpu(&mut self) -> &mut Vcpu {
@@ -147,11 +170,82 @@ impl Cpu {
 
     /// Puts the answer to an agent's call where it looks for it.
     pub(crate) fn answer(&mut self, rax: u64) -> Result<(), VcpuError> {
-        self.vcpu().regs_mut().rax = rax;
+        self.change(|regs| regs.rax = rax)
+    }
+
+    /// Changes general registers.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut kvm_regs)) -> Result<(), VcpuError> {
+        change(self.vcpu().regs_mut());
         match self {
             Self::Native(native) => native.vcpu.store(),
             // It stores registers before each entry.
             Self::Monitored(_) => Ok(()),
+        }
+    }
+
+    /// Stops behind each instruction from now on, or no more.
+    pub(crate) fn single_step(&mut self, on: bool) -> Result<(), VcpuError> {
+        match self {
+            Self::Native(native) => native.vcpu.single_step(on),
+            Self::Monitored(monitor) => {
+                monitor.single_step(on);
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets the guest handle the `int3` that it stands behind.
+    pub(crate) fn deliver_int3(&mut self, memory: &mut GuestMemory, bus: &mut Bus) -> Stop {
+        match self {
+            // There it does not stop at one.
+            Self::Native(_) => Stop::Again,
+            Self::Monitored(monitor) => monitor.deliver_int3(memory, bus),
+        }
+    }
+
+    /// At CPL 0: takes note of the exception `vector`, at whose handler's first instruction it is. `first` are
+    /// the six words on top of the stack.
+    pub(crate) fn note_exception(&mut self, vector: u8, first: &[u64; 6]) {
+        let Self::Native(native) = self else { return };
+        let core = native.vcpu.core();
+        let has_code = crate::machine::has_error_code(vector);
+        let (code, frame) = first.split_at(usize::from(has_code));
+        let registers = Registers { rip: frame[0], rflags: frame[2], rsp: frame[3], ..registers_of(&core) };
+        native.raised = Some(Raised {
+            vector,
+            code: code.first().map_or(0, |code| *code as u32),
+            address: if vector == 14 { core.sregs.cr2 } else { 0 },
+            frame: core.regs.rsp + if has_code { 8 } else { 0 },
+            registers,
+        });
+    }
+
+    /// At CPL 0: forgets what was noted.
+    pub(crate) fn forget_exception(&mut self) {
+        if let Self::Native(native) = self {
+            native.raised = None;
+        }
+    }
+
+    /// The exception whose handler it is in, as far as that can be told.
+    pub(crate) fn raised(&mut self) -> Option<Raised> {
+        match self {
+            Self::Native(native) => {
+                let rsp = native.vcpu.regs_mut().rsp;
+                native.raised.filter(|raised| raised.frame.wrapping_sub(rsp) <= HANDLER_BYTES_MAX)
+            }
+            Self::Monitored(monitor) => monitor.cpu().raised,
+        }
+    }
+
+    /// Where the guest's handler for each of its exceptions begins, at CPL 0.
+    pub(crate) fn exception_table(&mut self) -> Option<(u64, u16)> {
+        match self {
+            Self::Native(native) => {
+                let idt = native.vcpu.sregs_mut().idt;
+                Some((idt.base, idt.limit))
+            }
+            Self::Monitored(_) => None,
         }
     }
 
@@ -233,7 +327,7 @@ impl Cpu {
                 let stopped = vcpu.enter(&mut Wired { bus, memory });
                 let rip = vcpu.regs_mut().rip;
                 Ok(match stopped {
-                    Stopped::Device | Stopped::Kicked => Stop::Again,
+                    Stopped::Device | Stopped::Kicked | Stopped::Stepped => Stop::Again,
                     Stopped::Halt => Stop::Halt,
                     Stopped::Shutdown => Stop::Shutdown { rip },
                     Stopped::NotEmulated => Stop::Stuck(format!(

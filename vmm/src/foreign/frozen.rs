@@ -142,7 +142,9 @@ impl Frozen {
         };
         let bus = Bus::restore(&state.bus);
         let (protocol, code) = (self.protocol, Vec::new());
-        let machine = Machine { cpu, fd, memory, file: None, bus, protocol, code, agent: self.agent.clone() };
+        let (file, agent) = (None, self.agent.clone());
+        let (breakpoints, wanted) = Default::default();
+        let machine = Machine { cpu, fd, memory, file, bus, protocol, code, agent, breakpoints, wanted };
         Ok((machine, manual))
     }
 }

@@ -1,16 +1,18 @@
 //! A stopped foreign machine's linear addresses.
 
+use super::breakpoints::Breakpoints;
 use super::monitor::walk::Paging;
 use crate::addr::{Gpa, to_page_end};
 use crate::agent::AddressSpace;
 use crate::introspect::ReadMemory;
 use crate::memory::GuestMemory;
 
-/// Memory, as the page tables of the moment show it to the kernel.
+/// Memory, as the page tables of the moment show it to the kernel, and as it would be without breakpoints.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Linear<'a> {
     pub(super) paging: Paging,
     pub(super) memory: &'a GuestMemory,
+    pub(super) breakpoints: &'a Breakpoints,
 }
 
 impl ReadMemory for Linear<'_> {
@@ -19,10 +21,12 @@ impl ReadMemory for Linear<'_> {
         while done < out.len() {
             let at = gva.wrapping_add(done as u64);
             let here = usize::try_from(to_page_end(at)).unwrap_or(1).min(out.len() - done);
-            let read = self.translate(at).map(|gpa| self.memory.read(gpa, &mut out[done..done + here]));
-            if !matches!(read, Some(Ok(()))) {
+            let piece = &mut out[done..done + here];
+            let Some(gpa) = self.translate(at) else { return false };
+            if self.memory.read(gpa, piece).is_err() {
                 return false;
             }
+            self.breakpoints.hide(gpa.0, piece);
             done += here;
         }
         true

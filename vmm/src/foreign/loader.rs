@@ -202,6 +202,16 @@ pub(crate) fn is_kernel(image: &[u8]) -> bool {
         || note()
 }
 
+/// Where the image's file says that the code at linear address `address` is in guest-physical memory, and the
+/// `bytes` bytes that it has there.
+pub(crate) fn find(image: &[u8], address: u64, bytes: usize) -> Option<(u64, &[u8])> {
+    let elf = elf::parse(image).ok()??;
+    let segment = elf.segments.iter().find(|s| (s.linear..s.linear + s.bytes).contains(&address))?;
+    let offset = address - segment.linear;
+    let file = image.get(segment.file.clone())?.get(usize::try_from(offset).ok()?..)?;
+    Some((segment.physical + offset, &file[..bytes.min(file.len())]))
+}
+
 /// Checks that `start..end` is memory that an image may occupy.
 fn check_range(what: &'static str, start: u64, end: u64, memory: u64) -> Result<(), LoadError> {
     if end > memory {

@@ -15,15 +15,16 @@ use kvm_bindings::kvm_regs;
 use kvm_ioctls::VmFd;
 
 use super::bus::{Bus, Wired};
-use super::cpu::{Start, Stop};
+use super::cpu::{Raised, Start, Stop};
 use super::cpuid::Cpuid;
 use super::frozen::guest_registers;
 use crate::addr::PAGE_BYTES;
+use crate::machine::has_error_code;
 use crate::memory::{DOORBELL_GPA, GuestMemory, WINDOWS_GPA};
 use crate::sys::{slots, xsave};
 use crate::vcpu::enter::{Devices, Stopped};
 use crate::vcpu::{Vcpu, VcpuError, VcpuState};
-use crate::vm::WINDOWS_SLOT;
+use crate::vm::{WINDOWS_SLOT, registers_from};
 use emulate::Done;
 use guest::{Asks, Fault, Guest};
 use shadow::{Entry, Full, Shadow, View};
@@ -48,6 +49,8 @@ const CODE_BYTES_MAX: u64 = 64 << 20;
 const FILLED_MAX: usize = 4096;
 /// Pages of a large page that are mapped when one of them is touched.
 const AHEAD: u64 = 32;
+const VECTOR_DB: u8 = 1;
+const VECTOR_BP: u8 = 3;
 const VECTOR_UD: u8 = 6;
 const VECTOR_NM: u8 = 7;
 const VECTOR_DF: u8 = 8;
@@ -77,6 +80,8 @@ pub(crate) struct Monitor {
     stats: MonitorStats,
     // What was put into shadow tables since the machine was last put back, while there is room.
     filled: Vec<(View, u64)>,
+    // It stops behind each instruction.
+    stepping: bool,
 }
 
 /// Device memory is reached by the CPU itself; ports are not, but for the stubs' own.
@@ -134,7 +139,15 @@ impl Monitor {
             ..Default::default()
         };
         let filled = Vec::with_capacity(FILLED_MAX);
-        Ok(Self { vcpu, shadow, cpu: start.cpu(), cpuid, stats: MonitorStats::default(), filled })
+        Ok(Self {
+            vcpu,
+            shadow,
+            cpu: start.cpu(),
+            cpuid,
+            stats: MonitorStats::default(),
+            filled,
+            stepping: false,
+        })
     }
 
     /// Goes on as a guest that was frozen.
@@ -214,6 +227,16 @@ impl Monitor {
         self.stats
     }
 
+    /// Stops behind each instruction from now on, or no more.
+    pub(crate) fn single_step(&mut self, on: bool) {
+        self.stepping = on;
+    }
+
+    /// Lets the guest handle the `int3` that it stands behind.
+    pub(crate) fn deliver_int3(&mut self, memory: &mut GuestMemory, bus: &mut Bus) -> Stop {
+        self.deliver(memory, bus, Fault { vector: VECTOR_BP, code: 0, address: 0 })
+    }
+
     /// Looks through code that is known to be code.
     pub(crate) fn prepare_code(&mut self, memory: &mut GuestMemory, code: &[std::ops::Range<u64>]) {
         let mut left = CODE_BYTES_MAX;
@@ -246,8 +269,13 @@ impl Monitor {
         }
     }
 
+    /// Looks through the page around `gpa`, which `address` leads to and where 64-bit code is.
+    pub(crate) fn scan_code(&mut self, memory: &mut GuestMemory, gpa: u64, address: u64) {
+        self.scan_page(memory, gpa & !(PAGE_BYTES - 1), address, 64);
+    }
+
     /// Looks through the page at `gpa`, into which the guest jumped at `address`.
-    fn scan_page(&mut self, memory: &mut GuestMemory, gpa: u64, address: u64) {
+    fn scan_page(&mut self, memory: &mut GuestMemory, gpa: u64, address: u64, bits: u32) {
         if !self.cpu.scanned.insert(gpa) {
             return;
         }
@@ -260,7 +288,6 @@ impl Monitor {
         for (&at, &byte) in self.cpu.patches.range(gpa..gpa + PAGE_BYTES) {
             page[(at - gpa) as usize] = byte;
         }
-        let bits = self.cpu.mode().bits();
         let into = (address % PAGE_BYTES) as usize;
         let mut offsets = patch::find(&page, gpa, bits);
         offsets.retain(|&offset| offset < into);
@@ -313,6 +340,9 @@ impl Monitor {
         let ac = if self.cpu.cpl() == 3 { 0 } else { guest::FLAG_AC };
         let hidden = regs.rflags & (ac | guest::FLAG_NT);
         regs.rflags &= !hidden;
+        if self.stepping {
+            regs.rflags |= guest::FLAG_TF;
+        }
         tables::enter(sregs, &self.cpu);
         sregs.cr3 = root;
         self.vcpu.store()?;
@@ -325,10 +355,13 @@ impl Monitor {
                 (Stopped::Device, Some(vector)) => self.trap(vm, memory, bus, vector, hidden)?,
                 // The signal came between a trap and its stub.
                 (Stopped::Kicked, Some(_)) => continue,
-                (Stopped::Device | Stopped::Kicked, None) => {
-                    self.vcpu.regs_mut().rflags |= hidden;
+                (Stopped::Device | Stopped::Kicked | Stopped::Stepped, None) => {
+                    let stepping = self.own_flags();
+                    let regs = self.vcpu.regs_mut();
+                    regs.rflags = regs.rflags & !stepping | hidden;
                     Stop::Again
                 }
+                (Stopped::Stepped, Some(_)) => Stop::Stuck("a trap was stepped through".into()),
                 (Stopped::Shutdown, _) => Stop::Stuck("the monitor's own tables are broken".into()),
                 (Stopped::Halt, _) => Stop::Stuck("the vCPU halted at CPL 3".into()),
                 (Stopped::NotEmulated, _) => {
@@ -338,6 +371,11 @@ impl Monitor {
                 (Stopped::Stuck(reason), _) => Stop::Stuck(reason),
             });
         }
+    }
+
+    /// Flags that are set for us, and not by the guest.
+    fn own_flags(&self) -> u64 {
+        if self.stepping { guest::FLAG_TF } else { 0 }
     }
 
     fn trap(
@@ -350,9 +388,16 @@ impl Monitor {
     ) -> Result<Stop, VcpuError> {
         self.stats.traps += 1;
         let frame = tables::frame(memory, vector);
+        let stepping = self.own_flags();
         let (regs, sregs) = self.vcpu.both_mut();
-        (regs.rip, regs.rsp, regs.rflags) = (frame.rip, frame.rsp, frame.rflags | hidden);
+        (regs.rip, regs.rsp, regs.rflags) = (frame.rip, frame.rsp, frame.rflags & !stepping | hidden);
         let address = sregs.cr2;
+        if vector == VECTOR_BP {
+            return Ok(Stop::Int3);
+        }
+        if vector == VECTOR_DB && self.stepping {
+            return Ok(Stop::Again);
+        }
         if vector == VECTOR_PF {
             return self.page_fault(vm, memory, bus, address, frame.error_code);
         }
@@ -401,7 +446,13 @@ impl Monitor {
         if fault.vector == VECTOR_PF {
             guest.cpu.cr2 = fault.address;
         }
-        let Err(_second) = guest.deliver(fault.vector, fault.code) else { return Stop::Again };
+        let registers = registers_from(guest.regs, guest.sregs);
+        let Err(_second) = guest.deliver(fault.vector, fault.code) else {
+            let Fault { vector, code, address } = fault;
+            let frame = guest.regs.rsp.wrapping_add(if has_error_code(vector) { 8 } else { 0 });
+            self.cpu.raised = Some(Raised { vector, code, address, frame, registers });
+            return Stop::Again;
+        };
         match guest.deliver(VECTOR_DF, 0) {
             Ok(()) => Stop::Again,
             Err(_third) => {
@@ -428,7 +479,7 @@ impl Monitor {
                 self.stats.fills += 1;
                 let gpa = to.gpa & !(PAGE_BYTES - 1);
                 if wanted.execute && gpa < memory.len() {
-                    self.scan_page(memory, gpa, address);
+                    self.scan_page(memory, gpa, address, self.cpu.mode().bits());
                 }
                 // The rest of a large page is known now, too.
                 let pages = if self.cpu.paging.is_on() { to.page_bytes } else { 2 << 20 };

@@ -1,4 +1,4 @@
-//! Images with an agent, frozen where it says so, and forks of them: run with an input, put back, run again.
+//! Forks of images that are frozen where inputs begin: run with an input, put back, run again.
 //!
 //! ```text
 //!   image ─► Base::boot ─ Machine ─ Snapshot! ─► Base ─► Fork ─► run(input) ─► Outcome, counters
@@ -15,57 +15,37 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_ioctls::VmFd;
 use thiserror::Error;
 
-use super::cpu::{Cpu, Stop};
+use super::Machine;
+use super::agentless::Entry;
+use super::base::Base;
+use super::cpu::Cpu;
 use super::linear::Linear;
-use super::{Config, End, ForeignError, Frozen, Machine, MachineState, Power, Recorder, SymbolFile, Terms};
+use super::{ForeignError, MachineState};
 use crate::addr::PAGE_BYTES;
-use crate::agent::{AgentError, AgentEvent, Placement};
 use crate::caps::Kvm;
 use crate::comparisons::{self, Comparison};
 use crate::introspect::{ReadMemory, Registers};
-use crate::layout::Layout;
 use crate::memory::{Golden, GuestMemory, OutOfBounds};
-use crate::outcome::{Cause, Crash, CrashKind, Outcome};
+use crate::outcome::Outcome;
 use crate::reset::{Engine, HotStats, ResetError, ResetStats, Resetter, Tracked};
 use crate::vcpu::VcpuError;
 use crate::vm::registers_of;
+use blocks::Blocks;
+
+mod blocks;
+mod run;
 
 /// How far a fork's clock moves at each access to a port.
 const TICK_NS: u64 = 1000;
 /// Bytes of console kept of one run.
 const CONSOLE_BYTES_MAX: usize = 1 << 16;
-
-/// Why an image cannot be frozen where its agent says.
-#[derive(Debug, Error)]
-pub enum BaseError {
-    /// The machine could not be made or run.
-    #[error(transparent)]
-    Foreign(#[from] ForeignError),
-    /// What the agent announced makes no sense.
-    #[error(transparent)]
-    Agent(#[from] AgentError),
-    /// Its page tables point to where no memory is.
-    #[error(transparent)]
-    Outside(#[from] OutOfBounds),
-    /// It ended, or time was up, before its agent asked for a snapshot.
-    #[error("the image asked for no snapshot{}: {end:?}", if *.greeted { "" } else { ", and has no agent" })]
-    NoSnapshot {
-        /// How it ended.
-        end: End,
-        /// Whether its agent was heard of.
-        greeted: bool,
-        /// What it wrote to its console.
-        console: Vec<u8>,
-    },
-    /// Its agent announced no place for inputs.
-    #[error("the image asked for a snapshot, but announced no input window before")]
-    NoWindow,
-}
+/// A run that is made again to count every block has its deadline so many times over.
+const RECOUNT_DEADLINES: u32 = 10;
 
 /// Why a fork could not be run or put back.
 #[derive(Debug, Error)]
@@ -92,110 +72,6 @@ pub enum ForkError {
     Outside(#[from] OutOfBounds),
 }
 
-/// An image, frozen where its agent asked for it.
-#[derive(Debug)]
-pub struct Base {
-    pub(super) frozen: Arc<Frozen>,
-    pub(super) placement: Placement,
-    pub(super) name: String,
-    pub(super) image: Arc<[u8]>,
-    pub(super) terms: Terms,
-    pub(super) id: u64,
-}
-
-impl Base {
-    /// Boots `image`, which is called `name`, and lets it run for at most `deadline`, until its agent asks for
-    /// a snapshot.
-    ///
-    /// # Errors
-    ///
-    /// [`BaseError`], whoever is to blame.
-    pub fn boot(
-        kvm: &Kvm,
-        name: &str,
-        image: Arc<[u8]>,
-        config: &Config,
-        terms: &Terms,
-        deadline: Duration,
-    ) -> Result<Arc<Self>, BaseError> {
-        let config = Config { agent: true, ..config.clone() };
-        let mut machine = Machine::boot(kvm, name, &image, &config)?;
-        let mut recorder = Recorder::default();
-        match machine.run(deadline, &mut recorder)? {
-            End::Agent(AgentEvent::Snapshot) => {}
-            end => {
-                let (greeted, console) = (machine.agent.greeted(), recorder.console);
-                return Err(BaseError::NoSnapshot { end, greeted, console });
-            }
-        }
-        if machine.agent.input().is_none() {
-            return Err(BaseError::NoWindow);
-        }
-        let agent = machine.agent.clone();
-        let placement = agent.place(&machine.linear())?;
-        placement.counters.clear(&mut machine.memory)?;
-        placement.comparison_flag.clear(&mut machine.memory)?;
-        let id = u64::from(crc32c::crc32c(&image)) << 32
-            | u64::from(crc32c::crc32c(format!("{config:?}").as_bytes()));
-        Ok(Arc::new(Self {
-            frozen: Arc::new(machine.freeze()?),
-            placement,
-            name: name.to_owned(),
-            image,
-            terms: terms.clone(),
-            id,
-        }))
-    }
-
-    /// The same for the same image and the same machine.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// What the image is called.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The image's file.
-    #[must_use]
-    pub fn image(&self) -> &Arc<[u8]> {
-        &self.image
-    }
-
-    /// Files with symbols of it, besides its own.
-    #[must_use]
-    pub fn symbols(&self) -> &[SymbolFile] {
-        &self.terms.symbols
-    }
-
-    /// The longest input, in bytes.
-    #[must_use]
-    pub fn input_max(&self) -> u64 {
-        self.placement.input.len()
-    }
-
-    /// For each counter, the address of its code; 0 where the image does not say.
-    #[must_use]
-    pub fn sites(&self) -> &[u64] {
-        &self.placement.sites
-    }
-
-    /// Whether its CPL 0 is run by the monitor.
-    #[must_use]
-    pub fn is_monitored(&self) -> bool {
-        self.frozen.state.monitor.is_some()
-    }
-
-    /// Bytes of memory.
-    #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        self.frozen.memory.len()
-    }
-}
-
 /// One fork of a [`Base`].
 #[derive(Debug)]
 pub struct Fork {
@@ -206,8 +82,15 @@ pub struct Fork {
     // Never longer or shorter: observers point into it.
     counters: Vec<u8>,
     console: Vec<u8>,
+    // Bytes of it that were looked at, and where a line begins that only a panicking image prints.
+    console_seen: usize,
+    panic_line: Option<usize>,
     tracing: bool,
     input_bytes: u64,
+    // The input, while it may be needed again: to count every block, or to be typed.
+    input: Vec<u8>,
+    handed_over: usize,
+    blocks: Blocks,
     // KVM has to forget RAM when it is put back.
     shadowed: bool,
     // It has run since it was made or put back.
@@ -251,7 +134,13 @@ impl Fork {
         };
         let (mut machine, manual) = base.frozen.fork_tracked(kvm, engine.tracking())?;
         machine.bus.tick(TICK_NS);
+        let blocks = Blocks::plant(&mut machine, base)?;
         Ok(Self {
+            console_seen: 0,
+            panic_line: None,
+            input: Vec::new(),
+            handed_over: 0,
+            blocks,
             machine,
             manual,
             base: Arc::clone(base),
@@ -286,8 +175,24 @@ impl Fork {
         if bytes > window {
             return Err(ForkError::InputTooLong { bytes, window });
         }
-        let placement = &self.base.placement;
-        placement.input.write(&mut self.machine.memory, input)?;
+        self.blocks.switch(&mut self.machine)?;
+        let base = Arc::clone(&self.base);
+        let placement = &base.placement;
+        let memory = &mut self.machine.memory;
+        placement.input.write(memory, input)?;
+        match &base.entry {
+            Entry::Memory { length } => {
+                length.write(memory, &bytes.to_le_bytes())?;
+            }
+            Entry::Register { length: Some(length) } => {
+                self.machine.cpu.change(|regs| *length.of(regs) = bytes)?;
+            }
+            Entry::Agent | Entry::Register { length: None } | Entry::Serial { .. } | Entry::Net { .. } => {}
+        }
+        if !base.watch.is_empty() || matches!(base.entry, Entry::Serial { .. } | Entry::Net { .. }) {
+            self.input.clear();
+            self.input.extend_from_slice(input);
+        }
         if self.tracing {
             placement.comparison_flag.write(&mut self.machine.memory, &1u32.to_le_bytes())?;
         }
@@ -295,19 +200,54 @@ impl Fork {
         Ok(())
     }
 
-    /// Runs what was prepared, for at most `deadline`.
+    /// Runs what was prepared, for at most `deadline`. A run that comes to a block that none had come to is made
+    /// once more, to count all of its blocks: breakpoints of blocks that were seen are gone.
     ///
     /// # Errors
     ///
     /// [`ForkError`], when the host is to blame; whatever the image does is an [`Outcome`].
     pub fn run_prepared(&mut self, deadline: Duration) -> Result<Outcome, ForkError> {
+        let whole = self.blocks.counts_all();
+        let outcome = self.run_once(deadline)?;
+        let counts = match &outcome {
+            Outcome::Done { .. } | Outcome::Exit { .. } => self.blocks.news,
+            Outcome::Crash(_) => !self.base.watch.blocks.is_empty(),
+            Outcome::Timeout => false,
+        };
+        if whole || !counts {
+            return Ok(outcome);
+        }
+        let (before, input) = (self.blocks.count_all, std::mem::take(&mut self.input));
+        self.blocks.count_all = true;
+        self.reset()?;
+        self.prepare(&input)?;
+        self.run_once(deadline.saturating_mul(RECOUNT_DEADLINES))?;
+        self.blocks.count_all = before;
+        Ok(outcome)
+    }
+
+    /// Whether runs count every block that they come to, from the next [`Self::prepare`] on; else those alone that no
+    /// run of this fork has come to.
+    pub fn count_all(&mut self, on: bool) {
+        self.blocks.count_all = on;
+    }
+
+    fn run_once(&mut self, deadline: Duration) -> Result<Outcome, ForkError> {
         self.ran = true;
         self.console.clear();
-        self.machine.cpu.answer(self.input_bytes)?;
-        let end = self.run_on(deadline)?;
+        (self.console_seen, self.panic_line, self.handed_over) = (0, None, 0);
+        self.blocks.news = false;
+        let base = Arc::clone(&self.base);
+        let blocks_from = self.counters.len() - base.watch.blocks.len();
+        self.counters[blocks_from..].fill(0);
+        self.machine.cpu.forget_exception();
+        if base.entry == Entry::Agent {
+            self.machine.cpu.answer(self.input_bytes)?;
+        }
+        let finish = self.run_on(&base, deadline)?;
         self.take_console();
-        self.base.placement.counters.read(&self.machine.memory, &mut self.counters)?;
-        Ok(self.outcome(end))
+        base.placement.counters.read(&self.machine.memory, &mut self.counters)?;
+        Ok(self.outcome(&base, finish))
     }
 
     /// Puts the fork back if it has run, gives it `input`, and runs it for at most `deadline`.
@@ -323,72 +263,6 @@ impl Fork {
         self.run_prepared(deadline)
     }
 
-    fn run_on(&mut self, deadline: Duration) -> Result<End, ForkError> {
-        let began = Instant::now();
-        let machine = &mut self.machine;
-        machine.cpu.vcpu().arm(deadline);
-        let end = loop {
-            machine.bus.advance(machine.bus.now_ns());
-            let offered = machine.cpu.offer_interrupt(&mut machine.memory, &mut machine.bus)?;
-            if let Some(end) = machine.ended(offered) {
-                break end;
-            }
-            let stop = machine.cpu.step(&machine.fd, &mut machine.memory, &mut machine.bus)?;
-            if let Some(power) = machine.bus.power() {
-                break End::Power(power);
-            }
-            match machine.agent_call()? {
-                // Only the first one is the snapshot.
-                Some(AgentEvent::Snapshot) => machine.cpu.answer(unifork_abi::agent::REFUSED)?,
-                Some(event) => break End::Agent(event),
-                None => {}
-            }
-            if stop == Stop::Halt && !machine.bus.interrupt_is_pending() {
-                if !machine.cpu.wakes_up() {
-                    break End::Halted;
-                }
-                let Some(next) = machine.bus.next_event_ns() else { break End::Idle };
-                machine.bus.advance(next);
-            }
-            if let Some(end) = machine.ended(stop) {
-                break end;
-            }
-            if began.elapsed() >= deadline {
-                break End::Deadline;
-            }
-        };
-        machine.cpu.vcpu().disarm();
-        Ok(end)
-    }
-
-    fn take_console(&mut self) {
-        let said = self.machine.bus.take_output();
-        let room = CONSOLE_BYTES_MAX - self.console.len();
-        self.console.extend_from_slice(&said[..said.len().min(room)]);
-    }
-
-    /// What a run's end amounts to.
-    fn outcome(&mut self, end: End) -> Outcome {
-        let vm = |reason: &str| Cause::Vm { reason: reason.to_owned() };
-        let cause = match end {
-            End::Agent(AgentEvent::Done { code }) => return Outcome::Done { code },
-            End::Agent(AgentEvent::Report { message }) => Cause::Assertion { message },
-            End::Power(Power::Off | Power::Reset) => return Outcome::Exit { code: 0 },
-            End::Power(Power::DebugExit(code)) => return Outcome::Exit { code: code.cast_signed() },
-            End::Deadline | End::Idle => return Outcome::Timeout,
-            End::Halted => vm("the image halted it, with interrupts off"),
-            End::TripleFault { first: Some(first), .. } => {
-                Cause::Exception { vector: first.vector, error_code: first.code, address: first.address }
-            }
-            End::TripleFault { first: None, .. } => vm("triple fault"),
-            End::Stuck { reason } => Cause::Vm { reason },
-            End::Stopped | End::Agent(_) => vm("it was stopped"),
-        };
-        let registers = self.registers();
-        let kind = CrashKind::of(&cause, &registers, &Layout::default());
-        Outcome::Crash(Crash { cause, kind, registers })
-    }
-
     /// Puts everything back.
     ///
     /// # Errors
@@ -396,12 +270,14 @@ impl Fork {
     /// [`ForkError`]: the fork is then in no known state and must be dropped.
     pub fn reset(&mut self) -> Result<ResetStats, ForkError> {
         let base = Arc::clone(&self.base);
-        let golden = Golden { image: &base.frozen.memory, over: None };
-        // The engine looks at the machine through this fork, of which it is a part itself.
+        // The engine looks at the machine through this fork, of which these are a part themselves.
+        let pages = std::mem::take(self.blocks.pages());
+        let golden = Golden { image: &base.frozen.memory, over: Some(&pages) };
         let nothing = Resetter::new(Engine::CopyAll, 0);
         let mut resetter = std::mem::replace(&mut self.resetter, nothing);
         let stats = resetter.reset(self, &golden, false);
         self.resetter = resetter;
+        *self.blocks.pages() = pages;
         let stats = stats?;
         let state = &base.frozen.state;
         let machine = &mut self.machine;
@@ -453,7 +329,8 @@ impl Fork {
     pub fn differing_pages(&self) -> Vec<u64> {
         let page = PAGE_BYTES as usize;
         let pairs = self.ram().chunks(page).zip(self.base.frozen.memory.bytes().chunks(page));
-        pairs.enumerate().filter(|(_, (now, then))| now != then).map(|(i, _)| i as u64).collect()
+        let pairs = (0..).zip(pairs).map(|(i, (now, then))| (i, now, self.blocks.page(i).unwrap_or(then)));
+        pairs.filter(|(_, now, then)| now != then).map(|(i, ..)| i).collect()
     }
 
     /// Registers as the last run left them.

@@ -15,10 +15,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::agentless::Entry;
+use super::base::Base;
 use super::frozen::{Frozen, MachineState};
 use super::loader::Protocol;
-use super::replica::Base;
-use super::terms::Terms;
+use super::terms::SymbolFile;
+use super::watch::Watch;
 use crate::addr::PAGE_BYTES;
 use crate::agent::{Agent, Placement};
 use crate::memory::MemoryImage;
@@ -33,6 +35,9 @@ struct Parts {
     placement: Placement,
     name: String,
     image: Vec<u8>,
+    symbols: Vec<SymbolFile>,
+    entry: Entry,
+    watch: Watch,
     id: u64,
     memory_bytes: u64,
 }
@@ -57,6 +62,9 @@ impl Base {
             placement: self.placement.clone(),
             name: self.name.clone(),
             image: self.image.to_vec(),
+            symbols: self.symbols.clone(),
+            entry: self.entry.clone(),
+            watch: self.watch.clone(),
             id: self.id,
             memory_bytes: memory.len(),
         };
@@ -74,12 +82,12 @@ impl Base {
         Ok(file)
     }
 
-    /// The frozen image that another process has put behind `path`, on the same `terms`.
+    /// The frozen image that another process has put behind `path`.
     ///
     /// # Errors
     ///
     /// It is no such file.
-    pub fn open_shared(path: &Path, terms: &Terms) -> io::Result<Arc<Self>> {
+    pub fn open_shared(path: &Path) -> io::Result<Arc<Self>> {
         let file = File::open(path)?;
         let mut length = [0; 8];
         file.read_exact_at(&mut length, 0)?;
@@ -103,7 +111,9 @@ impl Base {
             placement: parts.placement,
             name: parts.name,
             image: parts.image.into(),
-            terms: terms.clone(),
+            symbols: parts.symbols,
+            entry: parts.entry,
+            watch: parts.watch,
             id: parts.id,
         }))
     }

@@ -50,6 +50,8 @@ pub(super) struct Function {
     pub range: Range<u64>,
     /// Its name, mangled.
     pub name: String,
+    /// The symbol table says that it is a function, and how long; else it may be data among the code.
+    pub is_certain: bool,
 }
 
 impl Elf {
@@ -156,7 +158,8 @@ impl Elf {
             weak: symbol.is_weak(),
             underscores: name.bytes().take_while(|byte| *byte == b'_').count(),
         };
-        Some((Function { range: start..start.saturating_add(symbol.size()), name }, rank))
+        let is_certain = symbol.kind() == SymbolKind::Text && symbol.size() > 0;
+        Some((Function { range: start..start.saturating_add(symbol.size()), name, is_certain }, rank))
     }
 }
 
@@ -255,7 +258,7 @@ mod tests {
     use super::*;
 
     fn function(start: u64, end: u64, name: &str) -> Function {
-        Function { range: start..end, name: name.to_owned() }
+        Function { range: start..end, name: name.to_owned(), is_certain: true }
     }
 
     #[test]

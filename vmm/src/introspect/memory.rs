@@ -11,7 +11,7 @@ pub trait ReadMemory {
 }
 
 /// Eight bytes, little-endian, as the stack holds them.
-pub(super) fn read_u64(memory: &dyn ReadMemory, gva: u64) -> Option<u64> {
+pub(crate) fn read_u64(memory: &dyn ReadMemory, gva: u64) -> Option<u64> {
     gva.checked_add(8)?;
     let mut bytes = [0; 8];
     memory.read(gva, &mut bytes).then(|| u64::from_le_bytes(bytes))

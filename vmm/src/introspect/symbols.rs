@@ -116,6 +116,15 @@ impl Symbols {
         })
     }
 
+    /// Those of them that the symbol table says are functions, and how long they are.
+    pub(super) fn certain_functions(&self) -> impl Iterator<Item = (&str, Range<u64>)> {
+        self.images.iter().flat_map(|image| {
+            let moved = |at: u64| at.wrapping_add(image.bias);
+            let functions = image.functions().iter().filter(|function| function.is_certain);
+            functions.map(move |f| (f.name.as_str(), moved(f.range.start)..moved(f.range.end)))
+        })
+    }
+
     /// The image that has code at `address`: of several, the one that was loaded first.
     pub(super) fn image(&self, address: u64) -> Option<&Image> {
         self.images.iter().find(|image| image.elf.is_text(image.linked(address)))
@@ -127,7 +136,7 @@ impl Symbols {
     }
 
     /// Up to `length` bytes of code, as the image holds them.
-    pub(super) fn code(&self, address: u64, length: usize) -> &[u8] {
+    pub(crate) fn code(&self, address: u64, length: usize) -> &[u8] {
         let code = self
             .images
             .iter()

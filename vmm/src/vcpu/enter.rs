@@ -2,7 +2,10 @@
 
 use std::io;
 
-use kvm_bindings::{CpuId, KVM_CAP_X86_USER_SPACE_MSR, kvm_enable_cap, kvm_regs, kvm_sregs};
+use kvm_bindings::{
+    CpuId, KVM_CAP_X86_USER_SPACE_MSR, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_enable_cap,
+    kvm_guest_debug, kvm_regs, kvm_sregs,
+};
 use kvm_ioctls::{
     MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuExit, VmFd,
 };
@@ -44,6 +47,8 @@ pub(crate) enum Stopped {
     Shutdown,
     /// The deadline's signal, or interrupts can be taken now.
     Kicked,
+    /// Behind one instruction, as [`Vcpu::single_step`] asked.
+    Stepped,
     /// KVM's emulator met an instruction that it does not know.
     NotEmulated,
     /// Anything else.
@@ -156,6 +161,7 @@ impl Vcpu {
             Ok(VcpuExit::Hlt) => Stopped::Halt,
             Ok(VcpuExit::Shutdown) => Stopped::Shutdown,
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Stopped::Kicked,
+            Ok(VcpuExit::Debug(_)) => Stopped::Stepped,
             Ok(VcpuExit::InternalError) => Stopped::NotEmulated,
             Ok(other) => Stopped::Stuck(format!("{other:?}")),
             Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => Stopped::Kicked,
@@ -165,6 +171,13 @@ impl Vcpu {
             self.fd.set_kvm_immediate_exit(0);
         }
         stopped
+    }
+
+    /// Makes it stop behind each instruction, or no more.
+    pub(crate) fn single_step(&mut self, on: bool) -> Result<(), VcpuError> {
+        let control = if on { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
+        let debug = kvm_guest_debug { control, ..Default::default() };
+        self.fd.set_guest_debug(&debug).map_err(failed("KVM_SET_GUEST_DEBUG"))
     }
 
     /// How wide each access of a port exit is.

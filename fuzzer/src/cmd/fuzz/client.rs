@@ -41,7 +41,7 @@ fn fuzz(args: &Args, role: &ClientRole) -> Result<Ended, Failure> {
     cores::pin(role.core).map_err(|why| Failure::host(anyhow::anyhow!(why)))?;
     let Inputs { mut seeds, tokens, grammar, root } = find_inputs(args)?;
     let machine: Opened = if let Some(kernel) = &role.machine.kernel {
-        foreign::open_shared(&role.snapshot, &args.image, kernel)?
+        foreign::open_shared(&role.snapshot, kernel)?
     } else {
         if !machine::is_elf(&args.image).map_err(machine_failure)? {
             signals::name_at_sigbus(&args.image);

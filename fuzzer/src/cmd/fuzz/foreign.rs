@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use unifork_vmm::Kvm;
-use unifork_vmm::foreign::{self, Base, BaseError, Terms};
+use unifork_vmm::foreign::{self, Base, BaseError};
 
 use super::Args;
 use crate::cmd::run::kernel::{self, KernelArgs};
@@ -27,10 +27,10 @@ pub(crate) fn open(path: &Path, machine: &MachineArgs, flags: &KernelArgs) -> Re
         .or_usage()
         .map_err(|failure| failure.help("check the path"))?
         .into();
-    let config = flags.config(machine.memory, "")?;
+    let config = flags.boot.config(machine.memory, "")?;
     let kvm = Arc::new(Kvm::open().map_err(|error| crate::cmd::machine_failure(error.into()))?);
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let terms = terms(path, flags)?;
+    let terms = flags.terms(path, &name, &image)?;
     let began = Instant::now();
     let base = Base::boot(&kvm, &name, image, &config, &terms, machine.boot_deadline)
         .map_err(|error| failure(path, error))?;
@@ -38,18 +38,24 @@ pub(crate) fn open(path: &Path, machine: &MachineArgs, flags: &KernelArgs) -> Re
     Ok(Opened::foreign(kvm, Frozen::Foreign(base), Some(boot), flags.absolute()))
 }
 
-fn terms(path: &Path, flags: &KernelArgs) -> Result<Terms, Failure> {
-    Ok(Terms { symbols: flags.symbol_files(path)? })
-}
-
-/// The one of `image` that the parent of this process has booted, behind `path`.
-pub(super) fn open_shared(path: &Path, image: &Path, flags: &KernelArgs) -> Result<Opened, Failure> {
-    let terms = terms(image, flags)?;
+/// The one that the parent of this process has booted, behind `path`.
+pub(super) fn open_shared(path: &Path, flags: &KernelArgs) -> Result<Opened, Failure> {
     let kvm = Arc::new(Kvm::open().map_err(|error| crate::cmd::machine_failure(error.into()))?);
-    let base = Base::open_shared(path, &terms)
+    let base = Base::open_shared(path)
         .context("cannot open the machine that the campaign's parent has booted")
         .or_host()?;
     Ok(Opened::foreign(kvm, Frozen::Foreign(base), None, flags.absolute()))
+}
+
+/// Refuses an audit of coverage that is counted only when it is news.
+pub(super) fn refuse_audits_of_blocks(args: &Args, frozen: &Frozen) -> Result<(), Failure> {
+    match frozen {
+        Frozen::Foreign(base) if args.audit.is_some() && base.blocks().0 > 0 => {
+            Err(Failure::usage(anyhow!("--audit compares coverage, and that of breakpoints is counted once"))
+                .help("leave out --audit, or take the image's own counters alone, with --cover none"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses flags that mean nothing for one.
@@ -69,12 +75,23 @@ fn failure(path: &Path, error: BaseError) -> Failure {
             let last =
                 said.lines().next_back().map_or_else(String::new, |line| format!(", after saying `{line}`"));
             Failure::usage(anyhow!("{}: {error}{last}", path.display()))
-                .help("docs/agent.md says how an image asks for one; `unifork run` shows what it does")
+                .help("docs/agent.md says how an image asks for one, and docs/agentless.md how to do without")
+        }
+        BaseError::NotReached { ref end, ref console } => {
+            let said = String::from_utf8_lossy(console);
+            let last =
+                said.lines().next_back().map_or_else(String::new, |line| format!(", after saying `{line}`"));
+            let (how, _) = kernel::judge(end);
+            Failure::usage(anyhow!("{} did not come to where it is to be frozen: {how}{last}", path.display()))
+                .help("check --snapshot-at; `unifork run` shows what it does, and --boot-deadline is its time")
         }
         error => Failure {
             blame: Blame::Usage,
             error: anyhow::Error::from(error).context(format!("{} cannot be fuzzed", path.display())),
-            help: Some("docs/agent.md says what an image announces, and when".to_owned()),
+            help: Some(
+                "docs/agent.md says what an image announces, and docs/agentless.md what is said for one that does not"
+                    .to_owned(),
+            ),
         },
     }
 }

@@ -54,11 +54,29 @@ pub(super) fn opening(
     let edges = show_count(frozen.counter_count() as u64);
     let _ = writeln!(
         text,
-        "  {edges} edges, {}, {}",
+        "  {edges} edges{}, {}, {}",
+        by_breakpoints(frozen),
         plural(seeds.usable.len(), "seed"),
         plural(tokens, "token")
     );
     let _ = writeln!(text, "  campaign in {}", output.root().display());
+    text
+}
+
+/// What of the edges is counted by breakpoints, and what a crash is.
+fn by_breakpoints(frozen: &Frozen) -> String {
+    let Frozen::Foreign(base) = frozen else { return String::new() };
+    let mut text = match base.blocks() {
+        (0, _) => String::new(),
+        (blocks, 0) => format!(" ({} of them by breakpoints)", show_count(blocks as u64)),
+        (blocks, left_out) => format!(
+            " ({} of them by breakpoints, {left_out} left out, where memory is not as the file)",
+            show_count(blocks as u64)
+        ),
+    };
+    if !base.panic_profile().is_empty() {
+        let _ = write!(text, ", panic profile {}", base.panic_profile());
+    }
     text
 }
 

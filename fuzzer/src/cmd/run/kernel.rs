@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 use unifork_vmm::Kvm;
 use unifork_vmm::foreign::{
-    Config, End, ForeignError, LoadError, Machine, Module, Outside, Power, Profile, Ring0, SymbolFile,
+    Config, End, ForeignError, LoadError, Machine, Module, Outside, Power, Profile, Ring0, SymbolFile, Terms,
 };
 use unifork_vmm::introspect::Symbols;
 
@@ -19,12 +19,41 @@ use super::Args;
 use crate::cmd::{Blame, BlameExt as _, Failure, Status, say};
 use crate::machine::read_image;
 use crate::signals;
+use crate::terms::TermsArgs;
 use crate::units;
+
+/// Flags for images that are kernels, and are to be fuzzed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+pub(crate) struct KernelArgs {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) boot: BootArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) terms: TermsArgs,
+}
+
+impl KernelArgs {
+    /// Whether one of them was given.
+    pub(crate) fn any(&self) -> bool {
+        self.boot.any() || self.terms.any()
+    }
+
+    /// The same from any folder: for a finding's record.
+    pub(crate) fn absolute(&self) -> Self {
+        Self { boot: self.boot.absolute(), terms: self.terms.absolute() }
+    }
+
+    /// What they say of `image`, which is called `name` and was read from `path`.
+    pub(crate) fn terms(&self, path: &Path, name: &str, image: &Arc<[u8]>) -> Result<Terms, Failure> {
+        self.terms.resolve(name, image, self.boot.symbol_files(path)?)
+    }
+}
 
 /// Flags for images that are kernels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[command(next_help_heading = "For an image that is a kernel")]
-pub(crate) struct KernelArgs {
+pub(crate) struct BootArgs {
     /// The machine it was made for; an image for Firecracker is known by this flag alone
     #[arg(long, value_name = "NAME")]
     profile: Option<ProfileName>,
@@ -46,7 +75,7 @@ pub(crate) struct KernelArgs {
     symbols: Vec<String>,
 }
 
-impl KernelArgs {
+impl BootArgs {
     /// Whether one of them was given.
     pub(crate) fn any(&self) -> bool {
         self.profile.is_some()
@@ -57,8 +86,8 @@ impl KernelArgs {
             || !self.symbols.is_empty()
     }
 
-    /// The same from any folder: for a finding's record.
-    pub(crate) fn absolute(&self) -> Self {
+    /// The same from any folder.
+    fn absolute(&self) -> Self {
         let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let first = |text: &String| {
             let (file, rest) = text.split_at(text.find(',').unwrap_or(text.len()));
@@ -148,7 +177,7 @@ fn refuse_what_is_a_programs(args: &Args) -> Result<(), Failure> {
     }
 }
 
-impl KernelArgs {
+impl BootArgs {
     /// The machine that they ask for, with `memory_bytes` of memory, and `words` for a command line unless
     /// they have one.
     pub(crate) fn config(&self, memory_bytes: u64, words: &str) -> Result<Config, Failure> {
@@ -181,7 +210,7 @@ impl KernelArgs {
     }
 
     /// Files with symbols of `image`: those that were named, or the one beside it.
-    pub(crate) fn symbol_files(&self, image: &Path) -> Result<Vec<SymbolFile>, Failure> {
+    fn symbol_files(&self, image: &Path) -> Result<Vec<SymbolFile>, Failure> {
         if self.symbols.is_empty() {
             let beside = PathBuf::from(format!("{}.dbg", image.display()));
             let bytes = if beside.is_file() { Some(read(&beside)?) } else { None };
@@ -229,7 +258,7 @@ pub(crate) fn failure(path: &Path, error: ForeignError) -> Failure {
 }
 
 /// What an end is called, and the exit code that it stands for.
-fn judge(end: &End) -> (String, Status) {
+pub(crate) fn judge(end: &End) -> (String, Status) {
     match end {
         End::Power(Power::Off) => ("it switched its machine off".to_owned(), Status::Done),
         End::Power(Power::Reset) => ("it reset its machine".to_owned(), Status::Done),
@@ -247,8 +276,10 @@ fn judge(end: &End) -> (String, Status) {
             (format!("triple fault at {rip:#x}{first}"), Status::Guest(128 + libc::SIGABRT as u8))
         }
         End::Deadline => ("it did not end in time".to_owned(), Status::Guest(124)),
-        // It has no agent's host here.
-        End::Stopped | End::Agent(_) => ("stopped".to_owned(), Status::Guest(128 + libc::SIGINT as u8)),
+        // It has neither an agent's host nor breakpoints here.
+        End::Stopped | End::Agent(_) | End::Breakpoint { .. } => {
+            ("stopped".to_owned(), Status::Guest(128 + libc::SIGINT as u8))
+        }
         End::Stuck { reason } => (format!("it cannot go on: {reason}"), Status::Guest(125)),
     }
 }

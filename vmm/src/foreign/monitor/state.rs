@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::walk::{EFER_LMA, Paging};
+use crate::foreign::cpu::Raised;
 
 /// Indices of segment registers, as x86 encodes them.
 pub(crate) const ES: usize = 0;
@@ -141,6 +142,8 @@ pub(crate) struct Virtual {
     pub(crate) scanned: BTreeSet<u64>,
     /// Where the guest's hardware randomness comes from.
     pub(crate) random: u64,
+    /// The exception that the guest is handling: the last one that was delivered and not returned from.
+    pub(crate) raised: Option<Raised>,
     /// RIP, if an `sti` was the last thing that trapped and a `hlt` comes next.
     pub(crate) sti_before_hlt: Option<u64>,
 }

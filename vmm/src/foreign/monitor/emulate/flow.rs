@@ -77,11 +77,15 @@ impl Guest<'_> {
         let stack =
             if long || outer { Some((self.peek(3, size)?, self.peek(4, size)? as u16)) } else { None };
         let before = (self.regs.rflags, self.cpu.iopl, self.cpu.segments[CS], self.regs.rip);
+        let frame = self.regs.rsp;
         // Flags are set by the privilege that is left, the stack segment is checked by the new one.
         self.set_flags(flags, size);
         if let Err(fault) = self.far_jump(selector, rip, true).and_then(|()| self.return_stack(stack, size)) {
             (self.regs.rflags, self.cpu.iopl, self.cpu.segments[CS], self.regs.rip) = before;
             return Err(fault);
+        }
+        if self.cpu.raised.is_some_and(|raised| raised.frame == frame) {
+            self.cpu.raised = None;
         }
         Ok(())
     }

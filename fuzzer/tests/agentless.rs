@@ -1,0 +1,143 @@
+//! A kernel that knows nothing of unifork, from the plain command line to its planted bugs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn unifork(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_unifork")).args(args).output().unwrap()
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+}
+
+/// The kernel in `vmm/tests/agent/agentless.c`, stripped, with its symbols in a file beside it.
+fn kernel(folder: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vmm/tests/agent/agentless.c");
+    let (object, image) = (folder.join("kernel.o"), folder.join("kernel"));
+    let mut compile = Command::new("clang-16");
+    compile.args(["-c", "-O1", "-g", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-mno-red-zone"]);
+    compile.args(["-mno-sse", "-fcf-protection=none", "-o"]);
+    run(compile.arg(&object).arg(source));
+    let link = ["-static", "-nostdlib", "-Ttext-segment=0x200000", "-z", "noexecstack", "-o"];
+    run(Command::new("ld").args(link).arg(&image).arg(&object));
+    fs::copy(&image, folder.join("kernel.dbg")).unwrap();
+    run(Command::new("strip").arg(&image));
+    fs::create_dir(folder.join("kernel.seeds")).unwrap();
+    fs::write(folder.join("kernel.seeds/one"), "BU, kernel").unwrap();
+    image
+}
+
+const PROFILE: &str = "
+assertions = ['assertion failed: ']
+[[panic]]
+symbol = 'panic'
+message = ['rdi', 'rsi']
+";
+
+#[test]
+fn a_kernel_without_an_agent_is_fuzzed_to_its_bugs_and_a_finding_made_again_without_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = kernel(folder.path());
+    let profile = folder.path().join("own.toml");
+    fs::write(&profile, PROFILE).unwrap();
+    let (image, profile) = (image.to_str().unwrap(), profile.to_str().unwrap());
+    let root = folder.path().join("campaign");
+    let machine = ["fuzz", image, "--profile", "pc", "--ring0", "monitor", "--memory", "8M"];
+    let terms = ["--snapshot-at", "symbol:parse", "--input-to", "regs:rdi,rsi,max=64"];
+    let more = ["--panic-profile", profile, "--deadline", "5s", "--output", root.to_str().unwrap()];
+    let limits = ["--seed", "1", "--execs", "300000", "--until", "finding"];
+    let output = unifork(&[&machine[..], &terms, &more, &limits].concat());
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    let findings: Vec<_> = fs::read_dir(root.join("findings")).unwrap().map(|e| e.unwrap().path()).collect();
+    let [finding] = &findings[..] else { panic!("{findings:?}") };
+    let input = fs::read(finding.join("input")).unwrap();
+    assert!(input.windows(3).any(|part| part == b"BUG"), "{input:?}");
+    // From another folder, and without flags: they are on record.
+    let mut repro = Command::new(env!("CARGO_BIN_EXE_unifork"));
+    let output = repro.current_dir("/").args(["repro", finding.to_str().unwrap()]).output().unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.contains("in deeper+") && said.contains("agentless.c:"), "{said}");
+    assert!(said.contains("10 of 10 runs in fresh forks agree"), "{said}");
+}
+
+#[test]
+fn what_a_crash_is_called_comes_from_the_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = kernel(folder.path());
+    let profile = folder.path().join("own.toml");
+    fs::write(&profile, PROFILE).unwrap();
+    let input = folder.path().join("input");
+    let explain = |ring0: &str, bytes: &[u8], profile: &str| {
+        fs::write(&input, bytes).unwrap();
+        let output = unifork(&[
+            "repro",
+            input.to_str().unwrap(),
+            "--image",
+            image.to_str().unwrap(),
+            "--runs",
+            "1",
+            "--profile",
+            "pc",
+            "--ring0",
+            ring0,
+            "--memory",
+            "8M",
+            "--snapshot-at",
+            "symbol:parse",
+            "--input-to",
+            "regs:rdi,rsi,max=64",
+            "--panic-profile",
+            profile,
+        ]);
+        text(&output.stdout)
+    };
+    let own = profile.to_str().unwrap();
+    for ring0 in ["monitor", "native"] {
+        let said = explain(ring0, b"BUG!.", own);
+        assert!(
+            said.contains("page fault: write to 0x123456789000") && said.contains("wild-write-"),
+            "{said}"
+        );
+        let said = explain(ring0, b"BUGp.", own);
+        assert!(said.contains("assertion failed: data[3] != 'p'") && said.contains("in panic+"), "{said}");
+        let said = explain(ring0, b"BUGp.", "none");
+        assert!(said.contains("no crash") && said.contains("42"), "{said}");
+        let said = explain(ring0, b"hello", own);
+        assert!(said.contains("no crash"), "{said}");
+    }
+}
+
+#[test]
+fn flags_that_cannot_be_are_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = kernel(folder.path());
+    let image = image.to_str().unwrap();
+    let common = ["fuzz", image, "--profile", "pc", "--memory", "8M", "--boot-deadline", "2s"];
+    for (flags, reason) in [
+        (&["--snapshot-at", "symbol:parse"][..], "needs both"),
+        (&["--snapshot-at", "symbol:nothing", "--input-to", "serial"], "no symbol is called `nothing`"),
+        (&["--snapshot-at", "here", "--input-to", "serial"], "it is symbol:NAME"),
+        (&["--snapshot-at", "symbol:parse", "--input-to", "regs:rdi,eax"], "no register is called `eax`"),
+        (&["--snapshot-at", "console:never", "--input-to", "serial"], "after saying"),
+        (&["--snapshot-at", "symbol:parse", "--input-to", "addr:0xdead0000000,max=4"], "is not mapped"),
+        (&["--snapshot-at", "symbol:parse", "--input-to", "serial", "--cover", "no*"], "no function"),
+        (
+            &["--snapshot-at", "symbol:parse", "--input-to", "serial", "--panic-profile", "bsd"],
+            "panic profile bsd",
+        ),
+    ] {
+        let output = unifork(&[&common[..], flags].concat());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {said}");
+        assert!(said.contains(reason), "{flags:?}: {said}");
+    }
+}
