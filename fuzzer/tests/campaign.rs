@@ -112,7 +112,7 @@ fn the_same_seed_gives_the_same_campaign() {
         ("cjson", &[], &["8000"]),
         ("cjson", &[], &["3000", "8000"]),
         ("cjson", &["--no-batch", "--with", "mopt"], &["3000"]),
-        ("cjson", &["--without", "power,cover,operators", "--with", "weights,tokens"], &["3000"]),
+        ("cjson", &["--without", "cover,operators", "--with", "power,weights,tokens,words"], &["3000"]),
         ("sqlite", &[], &["1500", "2500"]),
     ];
     for (name, how, sessions) in cases {
