@@ -70,9 +70,10 @@ pub(crate) type State = StdState<Corpus, BytesInput, StdRand, Corpus>;
 type TheFuzzer =
     StdFuzzer<CoverScheduler, CorpusFeedback, BytesInputConverter, NopInputFilter, FoundFeedback>;
 
-/// Time between two savings of the state. The queue is on disk at once; this only saves running
-/// it again after a kill.
-const SAVE_PERIOD: Duration = Duration::from_secs(30);
+/// Time between two savings of the state: the first after one second, then twice as long each time, up to the
+/// maximum. The queue is on disk at once; this only saves running it again after a kill.
+const SAVE_PERIOD: Duration = Duration::from_secs(1);
+const SAVE_PERIOD_MAX: Duration = Duration::from_secs(30);
 
 /// Exits measured before the first batch, to size it.
 const EXIT_SAMPLES: usize = 200;
@@ -266,6 +267,11 @@ impl Campaign {
         Ok(Some(report))
     }
 
+    /// Findings of this session that were not known.
+    pub(crate) fn new_findings(&self) -> u64 {
+        self.executor.tally.new_findings
+    }
+
     /// Fuzzes until a limit is reached or someone asks to stop.
     pub(crate) fn run(&mut self) -> Result<(), CampaignError> {
         let calibrate = Calibrate::new(
@@ -294,7 +300,7 @@ impl Campaign {
     where
         S: StagesTuple<ReplicaExecutor, NopEventManager, State, TheFuzzer>,
     {
-        let mut saved = Instant::now();
+        let (mut saved, mut period) = (Instant::now(), SAVE_PERIOD);
         loop {
             let round =
                 self.fuzzer.fuzz_one(&mut stages, &mut self.executor, &mut self.state, &mut self.manager);
@@ -306,9 +312,9 @@ impl Campaign {
             if !self.exchange()? {
                 break;
             }
-            if saved.elapsed() >= SAVE_PERIOD {
+            if saved.elapsed() >= period {
                 self.save()?;
-                saved = Instant::now();
+                (saved, period) = (Instant::now(), SAVE_PERIOD_MAX.min(period * 2));
             }
         }
         self.last.take_fault().map_or(Ok(()), Err)

@@ -127,6 +127,35 @@ impl Failure {
     }
 }
 
+/// Reads the command line; or prints what it asks for (help, the version) or what is wrong with it.
+pub(crate) fn parse<C: clap::Parser>() -> Result<C, ExitCode> {
+    C::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            return match error.print() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::from(Blame::Host as u8),
+            };
+        }
+        if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            let _ = error.print();
+            return ExitCode::from(Blame::Usage as u8);
+        }
+        let (message, help) = of_parser(&error.to_string());
+        let json = std::env::args_os().any(|argument| argument == "--json");
+        Failure::usage(anyhow::anyhow!(message)).help(help).print(json)
+    })
+}
+
+/// The parser's first paragraph, without its label, and what it says behind it, each as one line.
+fn of_parser(text: &str) -> (String, String) {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let parts: Vec<_> =
+        rest.split("\n\n").map(|part| line(part.trim_start().trim_start_matches("tip: "))).collect();
+    (line(message), parts.join("; "))
+}
+
 /// Says whose fault an error is, since that decides the exit code. There is no blanket
 /// conversion, so that every `?` in `cmd/` has had the question asked.
 pub(crate) trait BlameExt<T> {
@@ -205,6 +234,17 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
+
+    #[test]
+    fn what_the_parser_says_is_an_error_and_a_help() {
+        let said = "error: unexpected argument '--fro' found\n\n  tip: a similar argument exists: '--for'\n\nUsage: unifork fuzz <IMAGE>\n\nFor more information, try '--help'.\n";
+        let (message, help) = of_parser(said);
+        assert_eq!(message, "unexpected argument '--fro' found");
+        assert_eq!(
+            help,
+            "a similar argument exists: '--for'; Usage: unifork fuzz <IMAGE>; For more information, try '--help'."
+        );
+    }
 
     #[test]
     fn the_chain_is_one_line_without_repetition() {

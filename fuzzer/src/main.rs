@@ -51,15 +51,16 @@ mod units;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("UNIFORK_LOG", "error"))
         .target(env_logger::Target::Pipe(Box::new(notice::Log::default())))
         .init();
-    let cli = Cli::parse();
+    let cli = match cmd::parse::<Cli>() {
+        Ok(cli) => cli,
+        Err(ended) => return ended,
+    };
     let json = cli.json;
     let ended = match cli.command {
         Command::Doctor(args) => cmd::doctor::run(&args, json),

@@ -97,12 +97,13 @@ pub(crate) fn files(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, SeedsError> {
 /// Files that say where inputs are from; AFL++ puts the second beside its crashes.
 const NOTES: [&str; 2] = ["README.md", "README.txt"];
 
-/// One of these beside a folder `queue` makes an output folder: of AFL++, of unifork.
-const MARKS: [&str; 4] = ["fuzzer_stats", "fuzzer_setup", "state.postcard", "stats.jsonl"];
+/// One of these beside a folder `queue` makes an output folder: of AFL++, of unifork, of `unifork export --as afl`.
+const MARKS: [&str; 6] =
+    ["fuzzer_stats", "fuzzer_setup", "state.postcard", "stats.jsonl", "crashes", "hangs"];
 
 fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), SeedsError> {
     let queue = dir.join("queue");
-    if queue.is_dir() && MARKS.iter().any(|mark| dir.join(mark).is_file()) {
+    if queue.is_dir() && MARKS.iter().any(|mark| dir.join(mark).exists()) {
         return walk(&queue, files);
     }
     let failed = |source| SeedsError::Read { what: "seed folder", path: dir.to_path_buf(), source };
@@ -124,19 +125,22 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), SeedsError> {
 
 /// Reads a dictionary in AFL's and libFuzzer's syntax: `"token"` or `name="token"`, one a line.
 ///
-/// LibAFL's own reader panics on a file that is not UTF-8, and its errors have no line number.
+/// LibAFL's own reader panics on a file that is not UTF-8, which dictionaries need not be, and its errors have no
+/// line number.
 pub(crate) fn dictionary(path: &Path) -> Result<Tokens, SeedsError> {
-    let text = fs::read_to_string(path).map_err(|source| SeedsError::Read {
+    let text = fs::read(path).map_err(|source| SeedsError::Read {
         what: "dictionary",
         path: path.to_path_buf(),
         source,
     })?;
     let mut tokens = Tokens::new();
-    for (number, line) in text.lines().map(str::trim).enumerate() {
-        if line.is_empty() || line.starts_with('#') {
+    // Bytes, not text: what is between the quotes is taken as it is.
+    for (number, line) in text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).enumerate() {
+        if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
-        let quoted = line.find('"').and_then(|start| line[start + 1..].strip_suffix('"'));
+        let start = line.iter().position(|&byte| byte == b'"');
+        let quoted = start.and_then(|start| line[start + 1..].strip_suffix(b"\""));
         match quoted.and_then(unescape) {
             Some(token) if token.is_empty() => {}
             Some(token) => _ = tokens.add_token(&token),
@@ -147,8 +151,8 @@ pub(crate) fn dictionary(path: &Path) -> Result<Tokens, SeedsError> {
 }
 
 /// The bytes of a token: `\\`, `\"` and `\xAB` as both fuzzers have them, and the usual `\n \r \t`.
-fn unescape(token: &str) -> Option<Vec<u8>> {
-    let mut bytes = token.bytes();
+fn unescape(token: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = token.iter().copied();
     let mut unescaped = Vec::with_capacity(token.len());
     while let Some(byte) = bytes.next() {
         unescaped.push(match byte {
@@ -247,7 +251,7 @@ mod tests {
             let error = dictionary(&path).unwrap_err().to_string();
             assert!(error.contains("d.dict:2:"), "{error}");
         }
-        fs::write(&path, b"\"\xff\xfe\"\n").unwrap();
-        assert!(dictionary(&path).is_err());
+        fs::write(&path, b"# Fran\xe7ais\r\n\"\xff\xfe\"\r\n").unwrap();
+        assert_eq!(dictionary(&path).unwrap().tokens(), [b"\xff\xfe".to_vec()]);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libafl_bolts::hash_std;
 use unifork_vmm::introspect::{CrashReport, Frame, Stop, Symbols};
-use unifork_vmm::{Cause, CrashKind, Engine, Kvm, Outcome};
+use unifork_vmm::{Cause, Crash, CrashKind, Engine, Kvm, Outcome};
 
 use crate::fork::{Fork, ForkError, Frozen};
 use crate::report;
@@ -76,7 +76,11 @@ impl Triage {
         };
         let registers = if *outcome == Outcome::Timeout { replica.registers() } else { stop.registers };
         let stop = Stop { cause: report::sentence(outcome), console: replica.console(), registers, ..stop };
-        let report = replica.report(&stop, &self.symbols);
+        let mut report = replica.report(&stop, &self.symbols);
+        // What stopped it was no access, though the instruction may make one.
+        if !matches!(outcome, Outcome::Crash(Crash { cause: Cause::Exception { .. }, .. })) {
+            report.access = None;
+        }
         let name = match outcome {
             Outcome::Crash(crash) => {
                 let spot = if crash.kind == CrashKind::StackOverflow { None } else { spot(&report.frames) };
@@ -90,6 +94,27 @@ impl Triage {
         };
         Some(Sighting { name, outcome: outcome.clone(), report, coverage_hash, edges })
     }
+}
+
+/// What a run that timed out is stopped after, in parts of its deadline: it is stopped somewhere in its loop, and
+/// what all of its stacks have in common is the loop's.
+pub(crate) const LOOKS: [f64; 3] = [1.0, 0.75, 0.5];
+
+/// The frames, counted from the outermost, that are of the same functions.
+pub(crate) fn outer(one: &[Frame], other: &[Frame]) -> Vec<Frame> {
+    let pairs = one.iter().rev().zip(other.iter().rev());
+    let count = pairs.take_while(|(one, other)| one.function() == other.function()).count();
+    one[one.len() - count..].to_vec()
+}
+
+/// Whether a run that was stopped with the stack `frames` is in the loop whose stacks have `common` in common: the
+/// function that loops, called by the same one, is on it.
+pub(crate) fn in_loop(frames: &[Frame], common: &[Frame]) -> bool {
+    let wanted: Vec<_> = common.iter().take(2).map(Frame::function).collect();
+    wanted.is_empty()
+        || frames
+            .windows(wanted.len())
+            .any(|part| part.iter().map(Frame::function).eq(wanted.iter().cloned()))
 }
 
 /// Where debug information says the C runtime's sources are: `assert()` reports from there.

@@ -168,6 +168,8 @@ fn find_inputs(args: &Args) -> Result<Inputs, Failure> {
 }
 
 fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
+    // From the first moment on: who stops the campaign before it runs gets the same summary.
+    signals::catch();
     // What the user can mend is looked at before the machine is.
     let kernel = foreign::is_wanted(&args.kernel, &args.image);
     if kernel {
@@ -219,7 +221,6 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
     for path in &seeds.too_long {
         warn(&format!("{} is longer than the longest input and left out", path.display()));
     }
-    signals::catch();
     let choice = serde_json::json!({ "engine": engine, "measured": figures });
     if json {
         say(&format!("{choice}\n"));
@@ -304,6 +305,7 @@ fn plan(
 
 /// A campaign in this process alone.
 fn run_alone(plan: Plan, output: &Output, begin: &[serde_json::Value]) -> Result<Summary, CampaignError> {
+    let until_finding = plan.until_finding;
     let mut campaign = Campaign::open(plan, output)?;
     for line in begin {
         campaign.log(line)?;
@@ -311,9 +313,15 @@ fn run_alone(plan: Plan, output: &Output, begin: &[serde_json::Value]) -> Result
     for text in campaign.notes.drain(..) {
         note(&text);
     }
-    if let Some(report) = campaign.load()? {
-        tell::warn_of_seeds(&report);
-        campaign.run()?;
+    match campaign.load() {
+        Ok(Some(report)) => {
+            tell::warn_of_seeds(&report);
+            campaign.run()?;
+        }
+        Ok(None) => {}
+        // Nothing can be fuzzed, and what was waited for is there.
+        Err(CampaignError::NoGoodSeed { .. }) if until_finding && campaign.new_findings() > 0 => {}
+        Err(error) => return Err(error),
     }
     let summary = campaign.finish()?;
     campaign.log(&session::end())?;

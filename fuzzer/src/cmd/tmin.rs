@@ -19,7 +19,7 @@ use crate::output;
 use crate::report;
 use crate::shrink::Shrink;
 use crate::signals;
-use crate::triage::Probe;
+use crate::triage::{LOOKS, Probe, outer};
 use crate::units::{self, show_clock, show_count};
 
 mod judge;
@@ -35,7 +35,7 @@ Example:
   unifork tmin seed.json --image cjson.img --edges
 
 Blocks of bytes are removed, large ones first, then bytes become '0', a space or 0, until nothing
-more can be. What is kept ended the same way in a fresh fork: same cause, stack and source line.
+more can be. What is kept ended the same way in a fresh fork: same cause, stack and source line; a timeout, in the same loop.
 Ctrl-C writes the smallest so far.
 
 Exit codes: 0 written; 1 nothing to keep: it ends well, or not as recorded; 2 bad input; 3 the host
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
     let machine = subject.open(args.image.as_deref(), &args.machine, &args.kernel)?;
     let deadline = subject.deadline(args.deadline);
     let probe = Probe::new(machine.kvm.clone(), machine.frozen.clone(), deadline);
-    let goal = match goal(args, &subject, &probe)? {
+    let goal = match goal(args, &subject, &probe, deadline)? {
         Ok(goal) => goal,
         Err(why) => {
             say(&if json {
@@ -109,9 +109,22 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
 }
 
 /// What is to be kept; or, in one sentence, why there is nothing.
-fn goal(args: &Args, subject: &Subject, probe: &Probe) -> Result<Result<Goal, String>, Failure> {
-    let first = probe.run(&subject.input).or_host()?;
+fn goal(
+    args: &Args,
+    subject: &Subject,
+    probe: &Probe,
+    deadline: Duration,
+) -> Result<Result<Goal, String>, Failure> {
+    let mut first = probe.run(&subject.input).or_host()?;
     let again = probe.run(&subject.input).or_host()?;
+    if let Some(first) = first.sighting.as_mut().filter(|first| first.outcome == Outcome::Timeout) {
+        for part in LOOKS {
+            let again = probe.run_for(&subject.input, deadline.mul_f64(part)).or_host()?;
+            if let Some(again) = again.sighting {
+                first.report.frames = outer(&first.report.frames, &again.report.frames);
+            }
+        }
+    }
     let named = subject.named.display();
     Ok(match (first.sighting, again.sighting) {
         (Some(first), Some(again)) if first.same_as(&again) => match &subject.record {

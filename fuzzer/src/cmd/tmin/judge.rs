@@ -12,7 +12,7 @@ use unifork_vmm::{BatchEnd, BatchRun, BatchTime, Engine, Outcome};
 
 use crate::fork::{Fork, ForkError};
 use crate::opened::Opened;
-use crate::triage::{Probe, Sighting};
+use crate::triage::{Probe, Sighting, in_loop};
 
 /// Candidates in one batch at most.
 const AHEAD_MAX: usize = 1024;
@@ -26,7 +26,7 @@ const BYTES_MAX: usize = 4 << 20;
 /// What a smaller input has to do.
 #[derive(Debug)]
 pub(super) enum Goal {
-    /// End as this run did.
+    /// End as this run did; a timeout, in the loop whose stacks have these frames in common.
     Same(Box<Sighting>),
     /// End well, and reach these edges of the application.
     Edges {
@@ -176,7 +176,11 @@ impl Judge {
         self.execs += 1;
         let probed = self.probe.run(candidate)?;
         Ok(match (&self.goal, &probed.sighting) {
-            (Goal::Same(goal), Some(sighting)) => sighting.same_as(goal),
+            (Goal::Same(goal), Some(sighting)) => {
+                let looped = sighting.outcome != Outcome::Timeout
+                    || in_loop(&sighting.report.frames, &goal.report.frames);
+                sighting.same_as(goal) && looped
+            }
             (Goal::Edges { rejected, .. }, None) => {
                 *rejected == is_rejected(&probed.outcome) && self.goal.covered(&probed.counters)
             }

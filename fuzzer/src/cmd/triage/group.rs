@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
-use unifork_vmm::introspect::{CrashReport, Frame, signature};
+use unifork_vmm::introspect::{CrashReport, signature};
 use unifork_vmm::{CrashKind, Outcome};
 
 use super::facts::Facts;
 use crate::cmd::subject::Subject;
 use crate::fork::ForkError;
 use crate::report;
-use crate::triage::{Probe, Sighting};
+use crate::triage::{LOOKS, Probe, Sighting, outer};
 
 /// A finding that was made again.
 #[derive(Debug)]
@@ -36,7 +36,21 @@ impl Made {
     /// The same for all findings of a group.
     pub(super) fn key(&self) -> String {
         let image = self.bench.as_ref().map(|(image, ..)| image.display().to_string()).unwrap_or_default();
-        format!("{image}\n{}\n{}", kind(&self.sighting.outcome), self.stack.join("\n"))
+        format!("{image}\n{}\n{}", class(&self.sighting.outcome), self.stack.join("\n"))
+    }
+}
+
+/// What a group has in common. Whether one instruction touches address 0 or a wild one is up to the input.
+fn class(outcome: &Outcome) -> String {
+    use CrashKind::{NullCall, NullRead, NullWrite, WildJump, WildRead, WildWrite};
+    match outcome {
+        Outcome::Crash(crash) => match crash.kind {
+            NullRead | WildRead => "read".to_owned(),
+            NullWrite | WildWrite => "write".to_owned(),
+            NullCall | WildJump => "jump".to_owned(),
+            kind => kind.to_string(),
+        },
+        _ => "timeout".to_owned(),
     }
 }
 
@@ -68,7 +82,8 @@ pub(super) fn make(
     let mut agreed = 1;
     for run in 1..runs {
         // Not the same deadline, lest a loop be stopped at the same place each time.
-        let again = probe.run_for(&subject.input, deadline + deadline * run / 16)?;
+        let part = if first.outcome == Outcome::Timeout { LOOKS[run as usize % LOOKS.len()] } else { 1.0 };
+        let again = probe.run_for(&subject.input, deadline.mul_f64(part))?;
         if let Some(again) = again.sighting.filter(|again| again.same_as(&first)) {
             agreed += 1;
             if first.outcome == Outcome::Timeout {
@@ -85,13 +100,6 @@ pub(super) fn make(
     let sighting = Sighting { name, ..first };
     let input = subject.input.clone();
     Ok(Ok(Made { input, sighting, stack, agreed, runs, deadline, bench: None }))
-}
-
-/// The frames, counted from the outermost, that are of the same functions.
-fn outer(one: &[Frame], other: &[Frame]) -> Vec<Frame> {
-    let pairs = one.iter().rev().zip(other.iter().rev());
-    let count = pairs.take_while(|(one, other)| one.function() == other.function()).count();
-    one[one.len() - count..].to_vec()
 }
 
 /// One finding of a group.
