@@ -15,6 +15,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
@@ -128,6 +129,22 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The same for the same bytes on its disks.
+    fn disks_checksum(&self) -> Result<u32, ForeignError> {
+        let mut sum = 0;
+        for device in &self.devices {
+            if let DeviceConfig::Disk { disk, .. } = device {
+                let disk_sum = disk
+                    .checksum()
+                    .map_err(|source| ForeignError::Disk { path: disk.path().to_owned(), source })?;
+                sum = crc32c::crc32c_append(sum, &disk_sum.to_le_bytes());
+            }
+        }
+        Ok(sum)
+    }
+}
+
 /// Why a machine could not be made or run. What its image does wrong is an [`End`].
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -138,6 +155,14 @@ pub enum ForeignError {
     /// Memory could not be made.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// A disk's image cannot be read.
+    #[error("cannot read the disk {}", .path.display())]
+    Disk {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// KVM refused.
     #[error("cannot run a virtual CPU")]
     Vcpu(#[from] VcpuError),
@@ -218,8 +243,10 @@ pub trait Outside {
         false
     }
 
-    /// The machine waits: returns when something was typed or has come, or `at_most` has passed.
-    fn wait(&mut self, at_most: Duration) {
+    /// The machine waits: returns when a frame has come, when something was typed if it `takes_typed`, or when `at_most`
+    /// has passed.
+    fn wait(&mut self, at_most: Duration, takes_typed: bool) {
+        let _nothing_to_wait_for = takes_typed;
         std::thread::sleep(at_most);
     }
 }
@@ -497,7 +524,8 @@ impl Machine {
                 return true;
             }
             let until = next.unwrap_or(u64::MAX).min(slice_end);
-            outside.wait(Duration::from_nanos(until.saturating_sub(now)));
+            let takes_typed = self.bus.room_to_type() > 0;
+            outside.wait(Duration::from_nanos(until.saturating_sub(now)), takes_typed);
             self.type_in(outside);
         }
     }

@@ -23,7 +23,7 @@ use hot::HotSet;
 pub use hot::HotStats;
 #[doc(hidden)]
 pub use mutants::Mutation;
-use mutants::Planted;
+pub(crate) use mutants::Planted;
 
 /// How memory is put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -26,6 +26,7 @@ mod ring;
 mod tests;
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,7 @@ pub use self::block::Disk;
 use self::console::Console;
 use self::device::{Device, Model};
 use self::entropy::Entropy;
+pub use self::net::FRAME_BYTES_MAX;
 use self::net::Net;
 use self::pci::Function;
 use crate::memory::GuestMemory;
@@ -158,6 +160,14 @@ impl Virtio {
             .collect()
     }
 
+    /// Where the disks' images are, in their order.
+    pub fn disks(&self) -> impl Iterator<Item = &Path> {
+        self.devices.iter().filter_map(|device| match &device.model {
+            Model::Block(block) => block.path(),
+            _ => None,
+        })
+    }
+
     /// Puts `disks` behind the disks of devices that were read from a file, in their order; false when they
     /// are not as many, or not as large.
     #[must_use]
@@ -257,7 +267,8 @@ impl Virtio {
         true
     }
 
-    /// Hands a frame to the first network card; false when there is none, or it is full.
+    /// Hands a frame to the first network card; false when there is none, when too many wait in it already, and
+    /// when the frame is longer than [`FRAME_BYTES_MAX`].
     pub fn push_frame(&mut self, memory: &mut GuestMemory, frame: &[u8]) -> bool {
         self.touched.0 = true;
         self.devices.iter_mut().any(|device| {
@@ -302,11 +313,13 @@ impl Virtio {
         self.devices.iter().any(|device| matches!(device.model, Model::Net(_)))
     }
 
-    /// Whether the guest reads from its first console.
+    /// Whether the first console has been read empty; `None` when there is no console.
     #[must_use]
-    pub fn console_listens(&self) -> bool {
-        let mut consoles = self.devices.iter().filter(|device| matches!(device.model, Model::Console(_)));
-        consoles.next().is_some_and(|device| device.serves(console::RECEIVE))
+    pub fn console_is_read(&self) -> Option<bool> {
+        self.devices.iter().find_map(|device| match &device.model {
+            Model::Console(console) => Some(!console.has_typed()),
+            _ => None,
+        })
     }
 
     /// Whether the guest has written to a console since that was last taken.

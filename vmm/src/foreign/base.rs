@@ -117,9 +117,11 @@ impl Base {
         placement.sites.extend(&watch.blocks);
         // Whatever the profile's file is called.
         let panics = Panics { name: String::new(), ..terms.panics.clone() };
-        let told = (&config, &terms.agentless, &panics, &watch.blocks);
+        let told = (&config, config.disks_checksum()?, &terms.agentless, &panics, &watch.blocks);
         let id = u64::from(crc32c::crc32c(&image)) << 32
             | u64::from(crc32c::crc32c(format!("{told:?}").as_bytes()));
+        // What it sent until now is no run's.
+        let _of_the_boot = machine.bus.virtio().take_frames();
         Ok(Arc::new(Self {
             frozen: Arc::new(machine.freeze()?),
             placement,

@@ -14,6 +14,7 @@ use super::devices::pit::Pit;
 use super::devices::rtc::Rtc;
 use super::devices::serial::{Serial, SerialImage};
 use crate::memory::GuestMemory;
+use crate::reset::{Mutation, Planted};
 use crate::vcpu::enter::Devices;
 use crate::virtio::{self, DeviceConfig, Transport, Virtio};
 
@@ -34,7 +35,7 @@ const AGENT: u16 = unifork_abi::agent::PORT as u16;
 const IRQ_TIMER: u8 = 0;
 const IRQ_COM1: u8 = 4;
 
-/// Bytes typed at once into a console that has room for more.
+/// Bytes typed at once into a virtio console, which has room for more.
 const TYPED_MAX: usize = 256;
 
 /// Fixed ACPI registers, where QEMU's `pc` has them: events and their enable bits, control, and the timer.
@@ -79,7 +80,7 @@ pub(crate) struct BusImage {
     interrupts: Interrupts,
     pit: Pit,
     rtc: Rtc,
-    virtio: Virtio,
+    pub(crate) virtio: Virtio,
 }
 
 /// The devices, and the memory that some of them reach by themselves.
@@ -165,15 +166,31 @@ impl Bus {
     }
 
     /// Makes this what `image` is.
-    pub(crate) fn put_back(&mut self, image: &BusImage) {
-        // How time passes is not the machine's, and devices that nobody touched are left alone.
-        let Self { profile, now_ns, serial, interrupts, pit, rtc, virtio, power, agent, tick_ns: _, unknown } =
-            self;
+    pub(crate) fn put_back(&mut self, image: &BusImage, planted: &Planted) {
+        if !planted.is(Mutation::KeepVirtio) {
+            self.virtio.put_back(&image.virtio);
+        }
+        if planted.is(Mutation::KeepBus) {
+            return;
+        }
+        // How time passes is not the machine's.
+        let Self {
+            profile,
+            now_ns,
+            serial,
+            interrupts,
+            pit,
+            rtc,
+            virtio: _,
+            power,
+            agent,
+            tick_ns: _,
+            unknown,
+        } = self;
         (*profile, *now_ns, *power, *agent) = (image.profile, image.now_ns, None, None);
         *serial = Serial::restore(&image.serial);
         (*interrupts, *pit) = (image.interrupts, image.pit);
         rtc.clone_from(&image.rtc);
-        virtio.put_back(&image.virtio);
         unknown.clear();
     }
 
@@ -280,14 +297,18 @@ impl Bus {
         said
     }
 
-    /// How many bytes can be typed now: into a virtio console if a driver reads from it, else into the serial port.
+    /// How many bytes can be typed now: into the virtio console if there is one, else into the serial port.
     pub(crate) fn room_to_type(&self) -> usize {
-        if self.virtio.console_listens() { TYPED_MAX } else { self.serial.room() }
+        match self.virtio.console_is_read() {
+            Some(true) => TYPED_MAX,
+            Some(false) => 0,
+            None => self.serial.room(),
+        }
     }
 
     /// Types them.
     pub(crate) fn type_in(&mut self, memory: &mut GuestMemory, bytes: &[u8]) {
-        if self.virtio.console_listens() {
+        if self.virtio.console_is_read().is_some() {
             // Far fewer than it has room for.
             let _all = self.virtio.type_in(memory, bytes);
         } else {

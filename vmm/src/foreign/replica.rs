@@ -40,6 +40,8 @@ use blocks::Blocks;
 mod blocks;
 mod run;
 
+mod network;
+
 /// How far a fork's clock moves at each access to a port.
 const TICK_NS: u64 = 1000;
 /// Bytes of console kept of one run.
@@ -85,6 +87,9 @@ pub struct Fork {
     // Bytes of it that were looked at, and where a line begins that only a panicking image prints.
     console_seen: usize,
     panic_line: Option<usize>,
+    // What was delivered to its network card since it was put back, and what it sent in the last run.
+    delivered: Vec<Vec<u8>>,
+    frames: Vec<Vec<u8>>,
     tracing: bool,
     input_bytes: u64,
     // The input, while it may be needed again: to count every block, or to be typed.
@@ -147,6 +152,8 @@ impl Fork {
             resetter: Resetter::new(engine, base.memory_bytes()),
             counters: vec![0; base.placement.sites.len()],
             console: Vec::new(),
+            delivered: Vec::new(),
+            frames: Vec::new(),
             tracing: false,
             input_bytes: 0,
             shadowed,
@@ -218,9 +225,13 @@ impl Fork {
             return Ok(outcome);
         }
         let (before, input) = (self.blocks.count_all, std::mem::take(&mut self.input));
+        let delivered = std::mem::take(&mut self.delivered);
         self.blocks.count_all = true;
         self.reset()?;
         self.prepare(&input)?;
+        for frame in &delivered {
+            self.deliver(frame);
+        }
         self.run_once(deadline.saturating_mul(RECOUNT_DEADLINES))?;
         self.blocks.count_all = before;
         Ok(outcome)
@@ -246,6 +257,7 @@ impl Fork {
         }
         let finish = self.run_on(&base, deadline)?;
         self.take_console();
+        self.take_frames();
         base.placement.counters.read(&self.machine.memory, &mut self.counters)?;
         Ok(self.outcome(&base, finish))
     }
@@ -290,7 +302,8 @@ impl Fork {
             }
             (cpu, _) => cpu.vcpu().restore(&state.vcpu)?,
         }
-        machine.bus.put_back(&state.bus);
+        machine.bus.put_back(&state.bus, &self.resetter.planted);
+        self.delivered.clear();
         self.ran = false;
         Ok(stats)
     }

@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,7 @@ use crate::addr::PAGE_BYTES;
 use crate::agent::{Agent, Placement};
 use crate::memory::MemoryImage;
 use crate::sys::memfd;
+use crate::virtio::Disk;
 
 /// All of a [`Base`] but its memory.
 #[derive(Serialize, Deserialize)]
@@ -40,6 +41,7 @@ struct Parts {
     watch: Watch,
     id: u64,
     memory_bytes: u64,
+    disks: Vec<PathBuf>,
 }
 
 /// Where memory begins behind `parts` bytes of postcard.
@@ -67,6 +69,14 @@ impl Base {
             watch: self.watch.clone(),
             id: self.id,
             memory_bytes: memory.len(),
+            disks: self
+                .frozen
+                .state
+                .bus
+                .virtio
+                .disks()
+                .map(std::path::absolute)
+                .collect::<io::Result<_>>()?,
         };
         let parts = postcard::to_stdvec(&parts).map_err(io::Error::other)?;
         let at = memory_at(parts.len() as u64);
@@ -86,7 +96,7 @@ impl Base {
     ///
     /// # Errors
     ///
-    /// It is no such file.
+    /// It is no such file, or a disk of the machine's is no longer there.
     pub fn open_shared(path: &Path) -> io::Result<Arc<Self>> {
         let file = File::open(path)?;
         let mut length = [0; 8];
@@ -99,7 +109,14 @@ impl Base {
         }
         let mut parts = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         file.read_exact_at(&mut parts, 8)?;
-        let parts: Parts = postcard::from_bytes(&parts).map_err(io::Error::other)?;
+        let mut parts: Parts = postcard::from_bytes(&parts).map_err(io::Error::other)?;
+        let disks = parts.disks.iter().map(|path| Disk::open(path)).collect::<io::Result<Vec<_>>>()?;
+        if !parts.state.bus.virtio.attach(&disks) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a disk of the machine's has another size",
+            ));
+        }
         let at = memory_at(length);
         if at.checked_add(parts.memory_bytes) != Some(whole) {
             return Err(short());

@@ -32,6 +32,10 @@ pub enum Mutation {
     /// The guest is told to put every second hot page back from another's snapshot: the machine's tables,
     /// which are like no page of a program. (One page may be dead between two runs, as a stack is.)
     WrongGolden,
+    /// The virtio devices of an image with a kernel of its own are left as they are.
+    KeepVirtio,
+    /// And its other devices, with the interrupt controllers.
+    KeepBus,
     /// Pages that a batch dirtied and did not put back are no reason to throw it away.
     TrustBatch,
 }

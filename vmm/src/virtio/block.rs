@@ -1,6 +1,7 @@
 //! A disk: an image file that is only read, under what the guest has written.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -28,11 +29,17 @@ const SEGMENTS_MAX: u32 = 254;
 const ID: &[u8; VIRTIO_BLK_ID_BYTES as usize] = b"unifork disk\0\0\0\0\0\0\0\0";
 
 /// An image file. Nothing is ever written to it.
-#[derive(Debug)]
 pub struct Disk {
     path: PathBuf,
     file: File,
     bytes: u64,
+}
+
+// Of a machine's description, which must be the same for the same machine.
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
 }
 
 impl Disk {
@@ -60,6 +67,23 @@ impl Disk {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// A checksum of all of it.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when it cannot be read.
+    pub fn checksum(&self) -> io::Result<u32> {
+        let mut buffer = vec![0; 1 << 20];
+        let (mut at, mut sum) = (0, 0);
+        while at < self.bytes {
+            let piece = buffer.len().min(usize::try_from(self.bytes - at).unwrap_or(usize::MAX));
+            self.read(at, &mut buffer[..piece])?;
+            sum = crc32c::crc32c_append(sum, &buffer[..piece]);
+            at += piece as u64;
+        }
+        Ok(sum)
     }
 
     /// Reads as much as there is; the rest of `out` is zeroed.
@@ -119,6 +143,10 @@ impl Block {
         let fits = disk.bytes.next_multiple_of(SECTOR_BYTES) == self.bytes;
         self.behind = Behind(Some(disk));
         fits
+    }
+
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.behind.0.as_deref().map(Disk::path)
     }
 
     pub(crate) fn features(&self) -> u64 {

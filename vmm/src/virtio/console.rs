@@ -33,6 +33,12 @@ impl Console {
         taken
     }
 
+    /// Whether something waits for the guest to read it.
+    pub(crate) fn has_typed(&self) -> bool {
+        !self.typed.is_empty()
+    }
+
+    /// Whether the guest has written something that was not taken.
     pub(crate) fn has_said(&self) -> bool {
         !self.said.is_empty()
     }

@@ -17,7 +17,7 @@ pub(crate) const RECEIVE: usize = 0;
 /// Frames that may wait for the guest.
 const WAITING_MAX: usize = 1024;
 /// Bytes of a frame at most.
-const FRAME_BYTES_MAX: usize = 65_550;
+pub const FRAME_BYTES_MAX: usize = 65_550;
 /// Bytes of frames that are kept of what the guest sends; more are counted.
 const SENT_BYTES_MAX: usize = 4 << 20;
 

@@ -136,7 +136,8 @@ static void acknowledge(struct device *device)
     } else {
         reasons = device->way == MODERN ? *device->isr : in8(device->ports + 19);
     }
-    device->interrupts += reasons & 1;
+    if (reasons != 0xff) /* nobody there */
+        device->interrupts += reasons & 1;
 }
 
 static void notify(struct device *device, u32 queue)
