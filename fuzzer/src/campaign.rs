@@ -47,6 +47,7 @@ use crate::journal::{self, Key};
 use crate::monitor::{self, Monitor};
 use crate::observer::{self, LastRun, SharedRun};
 use crate::output::Output;
+use crate::process;
 use crate::queue::{Queue, SetAside, Stored};
 use crate::scheduler::CoverScheduler;
 use crate::seeds::Seed;
@@ -314,6 +315,7 @@ impl Campaign {
             }
             if saved.elapsed() >= period {
                 self.save()?;
+                process::trim();
                 (saved, period) = (Instant::now(), SAVE_PERIOD_MAX.min(period * 2));
             }
         }

@@ -45,9 +45,16 @@ pub(crate) fn claim(output: &Output, image: &Path, snapshot: &str) -> Result<Opt
     let path = output.path(FILE);
     let image = std::path::absolute(image).unwrap_or_else(|_| image.to_path_buf());
     let ours = Identity { image, snapshot: snapshot.to_owned() };
-    // What cannot be read is as if it were not there: it says nothing of another image.
-    let theirs: Option<Identity> = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let text = fs::read(&path).ok();
+    let theirs: Option<Identity> = text.as_deref().and_then(|text| serde_json::from_slice(text).ok());
     let mut note = None;
+    if text.is_some() && theirs.is_none() {
+        note = Some(format!(
+            "{} is damaged and does not say which image this is the campaign of; from now on it is that of {}",
+            path.display(),
+            ours.image.display()
+        ));
+    }
     if let Some(theirs) = theirs {
         if theirs == ours {
             return Ok(None);
@@ -89,6 +96,7 @@ mod tests {
         let refused = claim("/b/y.img", "2").unwrap_err().to_string();
         assert!(refused.ends_with("is the campaign of /b/x.img, not of /b/y.img"), "{refused}");
         fs::write(dir.path().join(FILE), "nonsense").unwrap();
+        assert!(claim("/b/y.img", "2").unwrap().unwrap().contains("image.json is damaged"));
         assert_eq!(claim("/b/y.img", "2").unwrap(), None);
     }
 }

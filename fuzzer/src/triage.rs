@@ -124,7 +124,7 @@ const AGENT: &str = "/unifork.h";
 
 /// The innermost source line known, so that two bugs in one function are two findings. Not for runaway
 /// recursion, which ends wherever the stack does.
-fn spot(frames: &[Frame]) -> Option<String> {
+pub(crate) fn spot(frames: &[Frame]) -> Option<String> {
     frames.iter().filter_map(|frame| frame.place.as_ref()).find_map(|place| {
         let path =
             place.file.as_deref().filter(|path| !path.starts_with(RUNTIME) && !path.ends_with(AGENT))?;

@@ -15,7 +15,7 @@ use super::facts::Facts;
 use crate::cmd::subject::Subject;
 use crate::fork::ForkError;
 use crate::report;
-use crate::triage::{LOOKS, Probe, Sighting, outer};
+use crate::triage::{LOOKS, Probe, Sighting, outer, spot};
 
 /// A finding that was made again.
 #[derive(Debug)]
@@ -187,10 +187,7 @@ fn place(sighting: &Sighting) -> Option<String> {
     if !matches!(&sighting.outcome, Outcome::Crash(crash) if crash.kind != CrashKind::StackOverflow) {
         return None;
     }
-    sighting.report.frames.iter().filter_map(|frame| frame.place.as_ref()).find_map(|place| {
-        let file = place.file.as_deref()?.rsplit('/').next()?;
-        Some(format!("{file}:{}", place.line?))
-    })
+    spot(&sighting.report.frames)
 }
 
 /// Findings of two images may have one name, and a folder can have it only once.
