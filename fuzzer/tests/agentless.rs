@@ -51,7 +51,7 @@ fn a_kernel_without_an_agent_is_fuzzed_to_its_bugs_and_a_finding_made_again_with
     let root = folder.path().join("campaign");
     let machine = ["fuzz", image, "--profile", "pc", "--ring0", "monitor", "--memory", "8M"];
     let terms = ["--snapshot-at", "symbol:parse", "--input-to", "regs:rdi,rsi,max=64"];
-    let more = ["--panic-profile", profile, "--deadline", "5s", "--output", root.to_str().unwrap()];
+    let more = ["--panic-profile", profile, "--output", root.to_str().unwrap()];
     let limits = ["--seed", "1", "--execs", "300000", "--until", "finding"];
     let output = unifork(&[&machine[..], &terms, &more, &limits].concat());
     let said = text(&output.stdout);

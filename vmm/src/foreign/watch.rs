@@ -86,7 +86,9 @@ impl Watch {
         for point in &terms.panics.points {
             watch.add(machine, point.address, symbols, Purpose::Panic(point.clone()));
         }
-        watch.add_exceptions(machine, symbols);
+        if terms.panics != Panics::default() {
+            watch.add_exceptions(machine, symbols);
+        }
         for block in &terms.blocks {
             let found = machine.find_code(block.address, block.code(), None);
             let original = found.and_then(|gpa| machine.prepare_breakpoint(gpa, block.address));
@@ -118,7 +120,7 @@ impl Watch {
         true
     }
 
-    /// Where the monitor does not see exceptions, their handlers are watched.
+    /// Where the monitor does not see exceptions, their handlers are watched: what a panic is about.
     fn add_exceptions(&mut self, machine: &mut Machine, symbols: &Symbols) {
         let Some((table, limit)) = machine.cpu.exception_table() else { return };
         for vector in EXCEPTIONS {
