@@ -75,7 +75,10 @@ impl Frozen {
 
     /// Whether it runs many inputs per entry of the guest.
     pub(crate) fn has_batches(&self) -> bool {
-        matches!(self, Self::Own(_))
+        match self {
+            Self::Own(_) => true,
+            Self::Foreign(base) => base.has_batches(),
+        }
     }
 
     /// A sealed memory file of it, for other processes of this campaign to open.
@@ -198,7 +201,7 @@ impl Fork {
     pub(crate) fn batch_counters(&self, slot: u32) -> &[u8] {
         match self {
             Self::Own(replica) => replica.batch_counters(slot),
-            Self::Foreign(fork) => fork.counters(),
+            Self::Foreign(fork) => fork.batch_counters(slot),
         }
     }
 
@@ -209,7 +212,7 @@ impl Fork {
                 let application = replica.snapshot().counter_count(Space::Application);
                 replica.novelty_mut().split_at_mut(application)
             }
-            Self::Foreign(_) => Default::default(),
+            Self::Foreign(fork) => (fork.novelty_mut(), &mut []),
         }
     }
 
@@ -217,7 +220,7 @@ impl Fork {
     pub(crate) fn is_news(&self, counters: &[u8]) -> bool {
         match self {
             Self::Own(replica) => replica.is_news(counters),
-            Self::Foreign(_) => true,
+            Self::Foreign(fork) => fork.is_news(counters),
         }
     }
 

@@ -89,6 +89,19 @@ fn two_cores_fork_one_boot_and_find_the_same() {
 }
 
 #[test]
+fn most_runs_are_parts_of_batches_and_audits_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = kernel(folder.path());
+    let campaign = folder.path().join("campaign");
+    let args = ["--json", "fuzz", text(&image), "--mem", "16M", "--output", text(&campaign), "--seed", "5"];
+    let more = ["--ring0", "monitor", "--execs", "40000", "--audit", "400"];
+    let summary = run(&[&args[..], &more].concat()).expect(0).json()["summary"].clone();
+    let figure = |name: &str| summary[name].as_u64().unwrap();
+    assert!(figure("batched") > 20_000 && figure("batches") < 10_000, "{summary}");
+    assert!(figure("audits") > 50 && figure("audit_differences") == 0, "{summary}");
+}
+
+#[test]
 fn what_only_our_own_guest_has_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let image = kernel(folder.path());

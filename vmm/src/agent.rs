@@ -1,7 +1,7 @@
 //! The host's side of the agent: what each call of `guest/runtime/include/unifork.h` makes the VMM do.
 //!
 //! ```text
-//!   image boots ── Hello, Input, Counters, CounterPcs, Comparisons ──► Agent: what was announced
+//!   image boots ── Hello, Input, Counters, CounterPcs, Comparisons, Again ──► Agent: what was announced
 //!                  Snapshot ──► Agent::place: where that is in guest-physical memory
 //!   each fork   ── input to Placement::input, its length to RAX; counters are read when the run is over
 //!                  Done, Report ──► the outcome
@@ -131,6 +131,7 @@ pub struct Agent {
     input: Option<Span>,
     counters: Vec<Counters>,
     log: Option<Log>,
+    again: Option<Span>,
 }
 
 impl Agent {
@@ -166,6 +167,7 @@ impl Agent {
             Some(Call::Counters) => done(self.announce_counters(rdi, rsi)),
             Some(Call::CounterPcs) => done(self.announce_pcs(rdi, rsi)),
             Some(Call::Comparisons) => done(self.announce_log(rdi, rsi, registers.rdx)),
+            Some(Call::Again) => done(self.announce_again(rdi)),
             Some(Call::Snapshot) => AgentEvent::Snapshot,
             Some(Call::Done) => AgentEvent::Done { code: rdi.cast_signed() },
             Some(Call::Report) => AgentEvent::Report { message: message(guest, rdi, rsi) },
@@ -210,6 +212,11 @@ impl Agent {
         self.log.is_some()
     }
 
+    fn announce_again(&mut self, at: u64) -> bool {
+        self.again = Span::new(at, 8, 8);
+        self.again.is_some()
+    }
+
     /// Finds in guest-physical memory what was announced. To be done when the machine is frozen: from then
     /// on the pages stay where they are.
     ///
@@ -228,6 +235,9 @@ impl Agent {
         if let Some(log) = self.log {
             placement.comparisons.add("the comparison log", log.span, guest)?;
             placement.comparison_flag.add("the comparison flag", log.flag, guest)?;
+        }
+        if let Some(again) = self.again {
+            placement.again.add("the next run's address", again, guest)?;
         }
         Ok(placement)
     }
@@ -265,6 +275,8 @@ pub struct Placement {
     pub comparisons: Pieces,
     /// The word that makes the image log.
     pub comparison_flag: Pieces,
+    /// The word with the address that ends a run, instead of a call; empty when the image has none.
+    pub again: Pieces,
 }
 
 /// Bytes that follow each other in the guest's eyes, wherever they are in guest-physical memory.

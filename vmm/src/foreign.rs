@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -31,7 +31,7 @@ use crate::sys::slots;
 use crate::vcpu::VcpuError;
 use crate::vcpu::cpuid::CpuModel;
 use crate::virtio::DeviceConfig;
-use crate::vm::{RAM_SLOT, Tracking, WINDOWS_SLOT};
+use crate::vm::{GOLDEN_SLOT, RAM_SLOT, Tracking, WINDOWS_SLOT};
 
 mod agentless;
 mod base;
@@ -46,6 +46,7 @@ mod linear;
 mod loader;
 mod monitor;
 mod replica;
+mod run_loop;
 mod share;
 mod terms;
 mod watch;
@@ -482,6 +483,11 @@ impl Machine {
         }
     }
 
+    /// Sets the accessed and dirty bits of a monitored guest's page tables.
+    fn mark_tables(&mut self) {
+        self.cpu.paging().mark_all(&mut self.memory);
+    }
+
     /// Makes KVM forget all that it knows of page tables in RAM.
     fn forget_tables(&mut self) -> Result<(), VcpuError> {
         let error = |source| VcpuError { ioctl: "KVM_SET_USER_MEMORY_REGION", source };
@@ -501,7 +507,7 @@ impl Machine {
     /// What `stop` ends, if anything.
     fn ended(&self, stop: Stop) -> Option<End> {
         match stop {
-            Stop::Again | Stop::Halt | Stop::Int3 | Stop::Breakpoint { .. } => None,
+            Stop::Again | Stop::Halt | Stop::Loop | Stop::Int3 | Stop::Breakpoint { .. } => None,
             Stop::TripleFault { vector, code, rip, address } => {
                 Some(End::TripleFault { first: Some(Exception { vector, code, address }), rip })
             }
@@ -564,6 +570,14 @@ fn set_slots(fd: &VmFd, memory: &GuestMemory, tracking: Tracking) -> Result<(), 
     unsafe { slots::set(fd, RAM_SLOT, &memory.ram, flags) }.map_err(error)?;
     // SAFETY: as above.
     unsafe { slots::set(fd, WINDOWS_SLOT, &memory.windows, 0) }.map_err(error)
+}
+
+/// Gives a fork its frozen machine's memory, to read.
+fn set_golden(fd: &VmFd, memory: &GuestMemory) -> Result<(), VcpuError> {
+    let Some(golden) = &memory.golden else { return Ok(()) };
+    // SAFETY: as in `set_slots`.
+    unsafe { slots::set(fd, GOLDEN_SLOT, golden, KVM_MEM_READONLY) }
+        .map_err(|source| VcpuError { ioctl: "KVM_SET_USER_MEMORY_REGION", source })
 }
 
 fn uses_monitor(kvm: &Kvm, ring0: Ring0) -> Result<bool, VcpuError> {

@@ -5,6 +5,7 @@ pub(crate) mod kick;
 pub(crate) mod limits;
 pub(crate) mod memfd;
 pub(crate) mod ring;
+pub(crate) mod run_loop;
 pub(crate) mod slots;
 pub(crate) mod tsc;
 pub(crate) mod xsave;

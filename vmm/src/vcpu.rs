@@ -431,6 +431,11 @@ impl Vcpu {
             .map_err(|source| VcpuError { ioctl: "KVM_SET_XSAVE", source })
     }
 
+    /// Bytes of its XSAVE area.
+    pub(crate) fn xsave_bytes(&self) -> usize {
+        self.xsave_bytes
+    }
+
     fn xsave_buffer(&self) -> Result<Xsave, VcpuError> {
         xsave::buffer(self.xsave_bytes).map_err(|source| VcpuError { ioctl: "KVM_GET_XSAVE2", source })
     }

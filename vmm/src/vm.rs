@@ -35,7 +35,8 @@ use crate::windows;
 pub(crate) const RAM_SLOT: u32 = 0;
 /// The slot of the windows.
 pub(crate) const WINDOWS_SLOT: u32 = 1;
-const GOLDEN_SLOT: u32 = 2;
+/// The slot of golden memory.
+pub(crate) const GOLDEN_SLOT: u32 = 2;
 
 /// Bytes of a message that the guest hands over, at most.
 const MESSAGE_BYTES_MAX: u64 = 4096;

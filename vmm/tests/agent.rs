@@ -2,6 +2,8 @@
 
 #[path = "agent/agentless.rs"]
 mod agentless;
+#[path = "agent/batches.rs"]
+mod batches;
 #[path = "agent/build.rs"]
 mod build;
 #[path = "agent/forks.rs"]
@@ -110,6 +112,7 @@ fn the_protocol_is_the_same_in_c_and_in_rust() {
         ("UNIFORK_COUNTERS ", Call::Counters),
         ("UNIFORK_COUNTER_PCS ", Call::CounterPcs),
         ("UNIFORK_COMPARISON_LOG ", Call::Comparisons),
+        ("UNIFORK_AGAIN ", Call::Again),
     ] {
         assert_eq!(number(name), call as u32, "{name}");
     }

@@ -70,6 +70,10 @@ pub enum Call {
     /// `(log, records, flag)`: a [`crate::ComparisonLog`], then so many times [`crate::Comparison`]. The host
     /// sets the 32-bit word at `flag` to 1 in the machine that is to log.
     Comparisons = 8,
+    /// `(word)`: eight bytes, zero, where the host puts the address of a function that takes the place of
+    /// [`Self::Done`] in the image: it takes the code as [`Self::Done`] does, and goes on behind
+    /// [`Self::Snapshot`] with the next input. Where it stays zero, the host has none.
+    Again = 9,
 }
 
 impl Call {
@@ -85,6 +89,7 @@ impl Call {
             6 => Self::Counters,
             7 => Self::CounterPcs,
             8 => Self::Comparisons,
+            9 => Self::Again,
             _ => return None,
         })
     }
@@ -107,7 +112,7 @@ impl Call {
 
 const _: () = {
     let mut number = 0;
-    while number <= 9 {
+    while number <= 10 {
         if let Some(call) = Call::from_number(number) {
             assert!(call as u16 == number);
             assert!(Call::from_eax(call.eax()).is_some());

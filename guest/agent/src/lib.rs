@@ -17,7 +17,7 @@
 //! has one of the two.
 #![cfg_attr(not(test), no_std)]
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use unifork_abi::agent as abi;
 
@@ -131,6 +131,8 @@ impl InputWindow {
         coverage::announce();
         // The window's address goes along so that the compiler knows who writes to it.
         let at = address(self.buffer);
+        // SAFETY: this is a unifork machine; what the host writes there is an atomic.
+        unsafe { call(abi::Call::Again, [address(&raw const AGAIN), 0, 0]) };
         // SAFETY: this is a unifork machine; what the host writes to, besides what the coverage callbacks
         // handed over, is the window, which `self` borrows exclusively.
         let bytes = unsafe { call(abi::Call::Snapshot, [at, 0, 0]) };
@@ -151,11 +153,26 @@ pub fn counters(counters: &'static [AtomicCounter]) -> bool {
 /// A counter.
 pub type AtomicCounter = core::sync::atomic::AtomicU8;
 
+/// Where the host can go on with the next input by itself, it puts the address of what does so here.
+static AGAIN: AtomicU64 = AtomicU64::new(0);
+
 /// The run is over. Returns outside a unifork machine alone.
 pub fn done(code: i32) {
-    if active() {
-        // SAFETY: this is a unifork machine; the call touches no memory.
-        unsafe { call(abi::Call::Done, [i64::from(code).cast_unsigned(), 0, 0]) };
+    if !active() {
+        return;
+    }
+    match AGAIN.load(Ordering::Relaxed) {
+        0 => {
+            // SAFETY: this is a unifork machine; the call touches no memory.
+            unsafe { call(abi::Call::Done, [i64::from(code).cast_unsigned(), 0, 0]) };
+        }
+        again => {
+            let again = core::ptr::with_exposed_provenance::<()>(again as usize);
+            // SAFETY: the host put the address of a function there that takes the code, as C would have it, and
+            // goes on where the machine was frozen, in the state that it had there.
+            let again: extern "C" fn(i64) = unsafe { core::mem::transmute(again) };
+            again(i64::from(code));
+        }
     }
 }
 

@@ -129,7 +129,8 @@ enum unifork_call {
     UNIFORK_REPORTED = 5,
     UNIFORK_COUNTERS = 6,
     UNIFORK_COUNTER_PCS = 7,
-    UNIFORK_COMPARISON_LOG = 8
+    UNIFORK_COMPARISON_LOG = 8,
+    UNIFORK_AGAIN = 9
 };
 
 #if defined(__clang__)
@@ -226,9 +227,16 @@ UNIFORK_PLAIN int unifork_input_window(void *buffer, unifork_size capacity)
     return unifork_call(UNIFORK_INPUT, (unifork_address)buffer, capacity, 0) == 0 ? 0 : -1;
 }
 
+/* Where the host can go on with the next input by itself, it puts the address of what does so here. */
+static void (*volatile unifork_again)(long long code);
+
 UNIFORK_PLAIN void unifork_done(int code)
 {
-    if (unifork_active())
+    if (!unifork_active())
+        return;
+    if (unifork_again)
+        unifork_again(code);
+    else
         unifork_call(UNIFORK_DONE, (unifork_address)(unifork_u64)(long long)code, 0, 0);
 }
 
@@ -483,6 +491,8 @@ UNIFORK_PLAIN unifork_size unifork_snapshot(void)
     unifork_touch(&unifork_log, sizeof unifork_log);
     unifork_call(UNIFORK_COMPARISON_LOG, (unifork_address)&unifork_log, UNIFORK_COMPARISONS,
                  (unifork_address)&unifork_logging);
+    unifork_touch((void *)&unifork_again, sizeof unifork_again);
+    unifork_call(UNIFORK_AGAIN, (unifork_address)&unifork_again, 0, 0);
     return (unifork_size)unifork_call(UNIFORK_SNAPSHOT, 0, 0, 0);
 }
 

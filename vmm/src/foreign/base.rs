@@ -6,6 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::agentless::{Entry, PlaceError};
+use super::run_loop;
 use super::watch::Watch;
 use super::{Config, End, ForeignError, Frozen, Machine, Panics, Recorder, SymbolFile, Terms};
 use crate::agent::{AgentError, AgentEvent, Placement};
@@ -56,6 +57,8 @@ pub enum BaseError {
 pub struct Base {
     pub(super) frozen: Arc<Frozen>,
     pub(super) placement: Placement,
+    // Of a monitored image that goes on by itself with the next input.
+    pub(super) loop_layout: Option<run_loop::Layout>,
     pub(super) name: String,
     pub(super) image: Arc<[u8]>,
     pub(super) symbols: Vec<SymbolFile>,
@@ -114,6 +117,16 @@ impl Base {
         placement.counters.clear(&mut machine.memory)?;
         placement.comparison_flag.clear(&mut machine.memory)?;
         let watch = Watch::find(&mut machine, terms, &symbols);
+        let mut loop_layout = None;
+        if machine.monitor_stats().is_some() {
+            machine.mark_tables();
+            if watch.blocks.is_empty() {
+                loop_layout = run_loop::Layout::new(&placement, machine.cpu.vcpu().xsave_bytes());
+            }
+        }
+        if loop_layout.is_some() {
+            placement.again.write(&mut machine.memory, &run_loop::done_va().to_le_bytes())?;
+        }
         placement.sites.extend(&watch.blocks);
         // Whatever the profile's file is called.
         let panics = Panics { name: String::new(), ..terms.panics.clone() };
@@ -125,6 +138,7 @@ impl Base {
         Ok(Arc::new(Self {
             frozen: Arc::new(machine.freeze()?),
             placement,
+            loop_layout,
             name: name.to_owned(),
             image,
             symbols: terms.symbols.clone(),
@@ -189,6 +203,12 @@ impl Base {
     #[must_use]
     pub fn sites(&self) -> &[u64] {
         &self.placement.sites
+    }
+
+    /// Whether its forks run many inputs per entry of the guest.
+    #[must_use]
+    pub fn has_batches(&self) -> bool {
+        self.loop_layout.is_some()
     }
 
     /// Whether its CPL 0 is run by the monitor.

@@ -78,6 +78,8 @@ pub(crate) enum Stop {
     Breakpoint { gpa: u64 },
     /// Behind an `int3`; only of the monitor.
     Int3,
+    /// The run loop is at its end ([`super::run_loop`]).
+    Loop,
     /// An exception that could not be delivered, nor the one that came of it.
     TripleFault { vector: u8, code: u32, rip: u64, address: u64 },
     /// A triple fault that KVM tells nothing more about.

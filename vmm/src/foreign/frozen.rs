@@ -114,16 +114,18 @@ impl Frozen {
     ///
     /// [`ForeignError`], when the host is to blame.
     pub fn fork(self: &Arc<Self>, kvm: &Kvm) -> Result<Machine, ForeignError> {
-        Ok(self.fork_tracked(kvm, Tracking::Off)?.0)
+        Ok(self.fork_tracked(kvm, Tracking::Off, 0)?.0)
     }
 
-    /// The same, with writes to RAM watched; and whether their log is cleared by hand.
+    /// The same, with writes to RAM watched and `windows` bytes of windows behind the monitor's; and whether the
+    /// log of writes is cleared by hand.
     pub(super) fn fork_tracked(
         self: &Arc<Self>,
         kvm: &Kvm,
         tracking: Tracking,
+        windows: u64,
     ) -> Result<(Machine, bool), ForeignError> {
-        let mut memory = GuestMemory::for_fork(&self.memory, super::monitor::WINDOWS_BYTES)?;
+        let mut memory = GuestMemory::for_fork(&self.memory, super::monitor::WINDOWS_BYTES + windows)?;
         let (fd, manual) = Vm::create_fd(kvm, tracking)?;
         set_slots(&fd, &memory, tracking)?;
         let state = &self.state;

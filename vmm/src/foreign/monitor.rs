@@ -18,9 +18,11 @@ use super::bus::{Bus, Wired};
 use super::cpu::{Raised, Start, Stop};
 use super::cpuid::Cpuid;
 use super::frozen::guest_registers;
+use super::run_loop;
 use crate::addr::PAGE_BYTES;
 use crate::machine::has_error_code;
 use crate::memory::{DOORBELL_GPA, GuestMemory, WINDOWS_GPA};
+use crate::reset::{Mutation, Planted};
 use crate::sys::{slots, xsave};
 use crate::vcpu::enter::{Devices, Stopped};
 use crate::vcpu::{Vcpu, VcpuError, VcpuState};
@@ -36,7 +38,7 @@ mod guest;
 mod patch;
 mod shadow;
 pub(crate) mod state;
-mod tables;
+pub(crate) mod tables;
 pub(crate) mod walk;
 
 /// Bytes of windows that the monitor needs: its own tables, and pages for shadow tables.
@@ -54,6 +56,7 @@ const VECTOR_BP: u8 = 3;
 const VECTOR_UD: u8 = 6;
 const VECTOR_NM: u8 = 7;
 const VECTOR_DF: u8 = 8;
+const VECTOR_GP: u8 = 13;
 const VECTOR_PF: u8 = 14;
 const VECTOR_AC: u8 = 17;
 
@@ -82,6 +85,15 @@ pub(crate) struct Monitor {
     filled: Vec<(View, u64)>,
     // It stops behind each instruction.
     stepping: bool,
+    // The guest has stopped for more than the clock since this was last asked.
+    disturbed: bool,
+}
+
+/// Whether the page at `page` is zero where it is not part of `code`.
+fn is_code_alone(memory: &GuestMemory, page: u64, code: &std::ops::Range<u64>) -> bool {
+    let mut bytes = [0; PAGE_BYTES as usize];
+    guest::read_physical(memory, page, &mut bytes);
+    bytes.iter().zip(page..).all(|(&byte, at)| byte == 0 || code.contains(&at))
 }
 
 /// Device memory is reached by the CPU itself; ports are not, but for the stubs' own.
@@ -147,6 +159,7 @@ impl Monitor {
             stats: MonitorStats::default(),
             filled,
             stepping: false,
+            disturbed: false,
         })
     }
 
@@ -172,16 +185,24 @@ impl Monitor {
         memory: &mut GuestMemory,
         cpu: &Virtual,
         state: &VcpuState,
+        planted: &Planted,
     ) -> Result<(), VcpuError> {
-        if self.cpu != *cpu {
+        if self.cpu != *cpu && !planted.is(Mutation::KeepVirtual) {
             self.cpu.clone_from(cpu);
         }
-        let area = self.vcpu.xsave_from(state)?;
-        self.vcpu.load_xsave(&area)?;
+        if !planted.is(Mutation::KeepXsave) {
+            let area = self.vcpu.xsave_from(state)?;
+            self.vcpu.load_xsave(&area)?;
+        }
         let (regs, sregs) = self.vcpu.both_mut();
         let (known, fs, gs) = guest_registers(state);
         *regs = known;
-        (sregs.fs.base, sregs.gs.base) = (fs, gs);
+        if !planted.is(Mutation::KeepBases) {
+            (sregs.fs.base, sregs.gs.base) = (fs, gs);
+        }
+        if planted.is(Mutation::KeepShadow) {
+            self.filled.clear();
+        }
         if self.filled.len() > FILLED_MAX {
             self.shadow.forget();
         } else {
@@ -223,6 +244,12 @@ impl Monitor {
         &mut self.vcpu
     }
 
+    /// Whether the guest has met a device or the monitor since this was last asked: only then can anything
+    /// have changed but memory and the registers that CPL 3 has.
+    pub(crate) fn take_disturbed(&mut self) -> bool {
+        std::mem::take(&mut self.disturbed)
+    }
+
     pub(crate) fn stats(&self) -> MonitorStats {
         self.stats
     }
@@ -247,11 +274,12 @@ impl Monitor {
             let mut copy = vec![0; usize::try_from(bytes).unwrap_or(0)];
             guest::read_physical(memory, range.start, &mut copy);
             self.patch(memory, range.start, &patch::find(&copy, range.start, 64));
-            // Pages that are code from end to end need not be looked through again.
-            let first = range.start.next_multiple_of(PAGE_BYTES);
-            let mut page = first;
-            while page + PAGE_BYTES <= range.end {
-                self.cpu.scanned.insert(page);
+            // Pages that have nothing but code in them need not be looked through again.
+            let mut page = range.start & !(PAGE_BYTES - 1);
+            while page < range.end {
+                if is_code_alone(memory, page, &range) {
+                    self.cpu.scanned.insert(page);
+                }
                 page += PAGE_BYTES;
             }
         }
@@ -334,12 +362,9 @@ impl Monitor {
             }
         };
         let (regs, sregs) = self.vcpu.both_mut();
-        regs.rflags = regs.rflags & !0x3000 | 2;
-        // Alignment is checked at CPL 3 alone, so a guest that is not there must not feel it; NT gets lost on the way
-        // through software KVM, and matters to no instruction that does not trap.
-        let ac = if self.cpu.cpl() == 3 { 0 } else { guest::FLAG_AC };
-        let hidden = regs.rflags & (ac | guest::FLAG_NT);
-        regs.rflags &= !hidden;
+        let real = self.cpu.real_flags(regs.rflags);
+        let hidden = regs.rflags & (guest::FLAG_AC | guest::FLAG_NT) & !real;
+        regs.rflags = real;
         if self.stepping {
             regs.rflags |= guest::FLAG_TF;
         }
@@ -351,11 +376,13 @@ impl Monitor {
             let mut devices = MemoryOnly { wired, trapped: false };
             let stopped = self.vcpu.enter(&mut devices);
             let vector = tables::vector_of(self.vcpu.regs_mut().rip);
+            let device = stopped == Stopped::Device;
             return Ok(match (stopped, vector) {
                 (Stopped::Device, Some(vector)) => self.trap(vm, memory, bus, vector, hidden)?,
                 // The signal came between a trap and its stub.
                 (Stopped::Kicked, Some(_)) => continue,
                 (Stopped::Device | Stopped::Kicked | Stopped::Stepped, None) => {
+                    self.disturbed |= device;
                     let stepping = self.own_flags();
                     let regs = self.vcpu.regs_mut();
                     regs.rflags = regs.rflags & !stepping | hidden;
@@ -388,6 +415,14 @@ impl Monitor {
     ) -> Result<Stop, VcpuError> {
         self.stats.traps += 1;
         let frame = tables::frame(memory, vector);
+        if run_loop::is_inside(frame.rip) {
+            // It ends with a `hlt`; whatever else happens there is the guest's doing.
+            return Ok(match vector {
+                VECTOR_GP => Stop::Loop,
+                _ => Stop::Stuck("it has changed what the run loop goes by".into()),
+            });
+        }
+        self.disturbed = true;
         let stepping = self.own_flags();
         let (regs, sregs) = self.vcpu.both_mut();
         (regs.rip, regs.rsp, regs.rflags) = (frame.rip, frame.rsp, frame.rflags & !stepping | hidden);

@@ -15,7 +15,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::VmFd;
 use thiserror::Error;
@@ -23,8 +23,10 @@ use thiserror::Error;
 use super::Machine;
 use super::agentless::Entry;
 use super::base::Base;
+use super::batch::Batching;
 use super::cpu::Cpu;
 use super::linear::Linear;
+use super::run_loop;
 use super::{ForeignError, MachineState};
 use crate::addr::PAGE_BYTES;
 use crate::caps::Kvm;
@@ -32,13 +34,13 @@ use crate::comparisons::{self, Comparison};
 use crate::introspect::{ReadMemory, Registers};
 use crate::memory::{Golden, GuestMemory, OutOfBounds};
 use crate::outcome::Outcome;
-use crate::reset::{Engine, HotStats, ResetError, ResetStats, Resetter, Tracked};
+use crate::reset::{Engine, HotStats, Mutation, ResetError, ResetStats, Resetter, Tracked};
 use crate::vcpu::VcpuError;
 use crate::vm::registers_of;
 use blocks::Blocks;
 
 mod blocks;
-mod run;
+pub(super) mod run;
 
 mod network;
 
@@ -77,10 +79,11 @@ pub enum ForkError {
 /// One fork of a [`Base`].
 #[derive(Debug)]
 pub struct Fork {
-    machine: Machine,
-    manual: bool,
-    base: Arc<Base>,
-    resetter: Resetter,
+    pub(super) machine: Machine,
+    pub(super) manual: bool,
+    pub(super) base: Arc<Base>,
+    pub(super) resetter: Resetter,
+    pub(super) batching: Batching,
     // Never longer or shorter: observers point into it.
     counters: Vec<u8>,
     console: Vec<u8>,
@@ -88,18 +91,18 @@ pub struct Fork {
     console_seen: usize,
     panic_line: Option<usize>,
     // What was delivered to its network card since it was put back, and what it sent in the last run.
-    delivered: Vec<Vec<u8>>,
+    pub(super) delivered: Vec<Vec<u8>>,
     frames: Vec<Vec<u8>>,
     tracing: bool,
     input_bytes: u64,
     // The input, while it may be needed again: to count every block, or to be typed.
     input: Vec<u8>,
     handed_over: usize,
-    blocks: Blocks,
+    pub(super) blocks: Blocks,
     // KVM has to forget RAM when it is put back.
     shadowed: bool,
     // It has run since it was made or put back.
-    ran: bool,
+    pub(super) ran: bool,
 }
 
 impl Tracked for Fork {
@@ -137,7 +140,13 @@ impl Fork {
             Engine::DirtyRing => Engine::DirtyLog,
             engine => engine,
         };
-        let (mut machine, manual) = base.frozen.fork_tracked(kvm, engine.tracking())?;
+        let windows = base.loop_layout.map_or(0, |layout| layout.bytes());
+        let (mut machine, manual) = base.frozen.fork_tracked(kvm, engine.tracking(), windows)?;
+        let state = &base.frozen.state;
+        if let (Some(layout), Some(cpu)) = (&base.loop_layout, &state.monitor) {
+            layout.install(&mut machine.memory, &base.placement, &state.vcpu, cpu);
+            super::set_golden(&machine.fd, &machine.memory)?;
+        }
         machine.bus.tick(TICK_NS);
         let blocks = Blocks::plant(&mut machine, base)?;
         Ok(Self {
@@ -150,6 +159,7 @@ impl Fork {
             manual,
             base: Arc::clone(base),
             resetter: Resetter::new(engine, base.memory_bytes()),
+            batching: Batching::default(),
             counters: vec![0; base.placement.sites.len()],
             console: Vec::new(),
             delivered: Vec::new(),
@@ -244,22 +254,36 @@ impl Fork {
     }
 
     fn run_once(&mut self, deadline: Duration) -> Result<Outcome, ForkError> {
+        self.begin_run();
+        let base = Arc::clone(&self.base);
+        let blocks_from = self.counters.len() - base.watch.blocks.len();
+        self.counters[blocks_from..].fill(0);
+        if base.entry == Entry::Agent {
+            self.machine.cpu.answer(self.input_bytes)?;
+        }
+        if base.loop_layout.is_some() {
+            run_loop::Layout::set_single(&mut self.machine.memory);
+        }
+        let began = Instant::now();
+        let finish = self.run_on(&base, deadline, |_| began.elapsed() >= deadline)?;
+        self.take_console();
+        self.take_frames();
+        self.read_counters()?;
+        Ok(self.outcome(&base, finish))
+    }
+
+    /// Nothing is known of a run yet.
+    pub(super) fn begin_run(&mut self) {
         self.ran = true;
         self.console.clear();
         (self.console_seen, self.panic_line, self.handed_over) = (0, None, 0);
         self.blocks.news = false;
-        let base = Arc::clone(&self.base);
-        let blocks_from = self.counters.len() - base.watch.blocks.len();
-        self.counters[blocks_from..].fill(0);
         self.machine.cpu.forget_exception();
-        if base.entry == Entry::Agent {
-            self.machine.cpu.answer(self.input_bytes)?;
-        }
-        let finish = self.run_on(&base, deadline)?;
-        self.take_console();
-        self.take_frames();
-        base.placement.counters.read(&self.machine.memory, &mut self.counters)?;
-        Ok(self.outcome(&base, finish))
+    }
+
+    pub(super) fn read_counters(&mut self) -> Result<(), ForkError> {
+        self.base.placement.counters.read(&self.machine.memory, &mut self.counters)?;
+        Ok(())
     }
 
     /// Puts the fork back if it has run, gives it `input`, and runs it for at most `deadline`.
@@ -281,24 +305,30 @@ impl Fork {
     ///
     /// [`ForkError`]: the fork is then in no known state and must be dropped.
     pub fn reset(&mut self) -> Result<ResetStats, ForkError> {
+        self.put_back(false)
+    }
+
+    /// The same, behind a `batch`.
+    pub(super) fn put_back(&mut self, batch: bool) -> Result<ResetStats, ForkError> {
         let base = Arc::clone(&self.base);
         // The engine looks at the machine through this fork, of which these are a part themselves.
         let pages = std::mem::take(self.blocks.pages());
         let golden = Golden { image: &base.frozen.memory, over: Some(&pages) };
         let nothing = Resetter::new(Engine::CopyAll, 0);
         let mut resetter = std::mem::replace(&mut self.resetter, nothing);
-        let stats = resetter.reset(self, &golden, false);
+        let stats = resetter.reset(self, &golden, batch);
         self.resetter = resetter;
         *self.blocks.pages() = pages;
         let stats = stats?;
         let state = &base.frozen.state;
         let machine = &mut self.machine;
-        if self.shadowed {
+        let planted = &self.resetter.planted;
+        if self.shadowed && !planted.is(Mutation::KeepShadow) {
             machine.forget_tables()?;
         }
         match (&mut machine.cpu, &state.monitor) {
             (Cpu::Monitored(monitor), Some(known)) => {
-                monitor.put_back(&machine.fd, &mut machine.memory, known, &state.vcpu)?;
+                monitor.put_back(&machine.fd, &mut machine.memory, known, &state.vcpu, planted)?;
             }
             (cpu, _) => cpu.vcpu().restore(&state.vcpu)?,
         }

@@ -124,17 +124,21 @@ impl Layout {
         words[plan::RSI] = regs.rsi;
         words[plan::RDI] = regs.rdi;
         words[plan::RBP] = regs.rbp;
-        words[plan::R8..plan::R8 + 8].copy_from_slice(&[
-            regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
-        ]);
+        words[plan::R8..plan::R8 + 8]
+            .copy_from_slice(&[regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15]);
         words[plan::RING] = LOOP_VA + self.ring;
         words[plan::NOVELTY] = LOOP_VA + self.novelty;
         words[plan::COVERAGE] = LOOP_VA + self.coverage;
         words[plan::STRIDE] = self.stride;
         put(memory, at::PLAN, words);
-        put(memory, at::XSAVE, state.xsave.chunks(2).map(|pair| {
-            u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32)
-        }));
+        put(
+            memory,
+            at::XSAVE,
+            state
+                .xsave
+                .chunks(2)
+                .map(|pair| u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32)),
+        );
         for (list, pieces) in [(at::INPUT, &placement.input), (at::COUNTERS, &placement.counters)] {
             put(memory, list, pieces.iter().flat_map(|(gpa, length)| [RAM_VA + gpa.0, length]));
         }
@@ -181,7 +185,13 @@ impl Layout {
 
     /// Puts `input` into the ring from `offset` on, as record `number`; where the next may begin. `None` when
     /// there is no room.
-    pub(super) fn push(&self, memory: &mut GuestMemory, number: usize, offset: u64, input: &[u8]) -> Option<u64> {
+    pub(super) fn push(
+        &self,
+        memory: &mut GuestMemory,
+        number: usize,
+        offset: u64,
+        input: &[u8],
+    ) -> Option<u64> {
         let length = input.len() as u64;
         if offset + length > self.ring_bytes {
             return None;
@@ -262,7 +272,5 @@ fn put(memory: &mut GuestMemory, offset: u64, words: impl IntoIterator<Item = u6
 
 fn get<const WORDS: usize>(memory: &GuestMemory, offset: u64) -> [u64; WORDS] {
     let all = bytes_ref(memory, offset, 8 * WORDS as u64);
-    std::array::from_fn(|word| {
-        all[word * 8..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
-    })
+    std::array::from_fn(|word| all[word * 8..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)))
 }

@@ -19,6 +19,7 @@ use super::agentless::Entry;
 use super::base::Base;
 use super::frozen::{Frozen, MachineState};
 use super::loader::Protocol;
+use super::run_loop::Layout;
 use super::terms::SymbolFile;
 use super::watch::Watch;
 use crate::addr::PAGE_BYTES;
@@ -34,6 +35,7 @@ struct Parts {
     agent: Agent,
     protocol: Protocol,
     placement: Placement,
+    loop_layout: Option<Layout>,
     name: String,
     image: Vec<u8>,
     symbols: Vec<SymbolFile>,
@@ -62,6 +64,7 @@ impl Base {
             agent: self.frozen.agent.clone(),
             protocol: self.frozen.protocol,
             placement: self.placement.clone(),
+            loop_layout: self.loop_layout,
             name: self.name.clone(),
             image: self.image.to_vec(),
             symbols: self.symbols.clone(),
@@ -126,6 +129,7 @@ impl Base {
         Ok(Arc::new(Self {
             frozen: Arc::new(frozen),
             placement: parts.placement,
+            loop_layout: parts.loop_layout,
             name: parts.name,
             image: parts.image.into(),
             symbols: parts.symbols,

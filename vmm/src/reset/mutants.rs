@@ -38,6 +38,12 @@ pub enum Mutation {
     KeepBus,
     /// Pages that a batch dirtied and did not put back are no reason to throw it away.
     TrustBatch,
+    /// What the monitor knows of its CPU is left as it is.
+    KeepVirtual,
+    /// Page tables, as the monitor or KVM has copied them, are left as they are.
+    KeepShadow,
+    /// A batch goes on behind a run that stopped for a device or the monitor.
+    IgnoreStops,
 }
 
 /// What is planted in one fork.

@@ -25,9 +25,9 @@ fn exact(base: &Arc<Base>, input: &[u8]) -> Seen {
 /// Steps of the kernel in `changes.c`, few of which stop the guest.
 fn quiet_steps(random: &mut StdRng) -> Vec<u8> {
     let bytes = 2 * random.random_range(1..30);
-    let odd = random.random_bool(0.1);
+    let odd = random.random_bool(0.04);
     let step = |random: &mut StdRng| match (odd, random.random_range(0..8)) {
-        (true, 0) => random.random_range(0..18),
+        (true, 0) => random.random_range(0..20),
         (_, 1 | 2) => 4,
         (_, 3) => 5,
         (_, 4) => 11,
@@ -35,6 +35,13 @@ fn quiet_steps(random: &mut StdRng) -> Vec<u8> {
         _ => 0,
     };
     (0..bytes).map(|i| if i % 2 == 0 { step(random) } else { random.random() }).collect()
+}
+
+/// Steps that map a few pages, each to several frames, and use them: what is left of a mapping is met soon.
+fn mapping_steps(random: &mut StdRng) -> Vec<u8> {
+    let count = random.random_range(4..40);
+    let step = |random: &mut StdRng| [1, 4, 5][random.random_range(0..3)];
+    (0..count).flat_map(|_| [step(random), random.random::<u8>() & 0xc7]).collect()
 }
 
 /// Runs `inputs` in batches until each was dealt with. What is not as in a fresh fork is said; and how many runs
@@ -70,7 +77,8 @@ fn differences(fork: &mut Fork, inputs: &[Vec<u8>]) -> (Vec<String>, usize) {
             let seen = (outcome, fork.counters().to_vec(), fork.differing_pages());
             let exact = exact(&base, input);
             if seen != exact {
-                wrong.push(format!("alone: {:?} {:?} instead of {:?} {:?}", seen.0, seen.2, exact.0, exact.2));
+                wrong
+                    .push(format!("alone: {:?} {:?} instead of {:?} {:?}", seen.0, seen.2, exact.0, exact.2));
             }
         }
         next += alone;
@@ -93,7 +101,8 @@ fn batches_of_random_images_are_as_runs_by_themselves() {
     let (frozen, ram) = (fork.state().unwrap(), fork.ram().to_vec());
     let mut together = 0;
     for round in 0..12 {
-        let inputs: Vec<_> = (0..40).map(|_| quiet_steps(&mut random)).collect();
+        let steps = if round % 4 == 3 { mapping_steps } else { quiet_steps };
+        let inputs: Vec<_> = (0..40).map(|_| steps(&mut random)).collect();
         let (wrong, batched) = differences(&mut fork, &inputs);
         assert_eq!(wrong, [""; 0], "seed {seed}, round {round}");
         together += batched;
@@ -101,7 +110,8 @@ fn batches_of_random_images_are_as_runs_by_themselves() {
         assert_eq!(fork.state().unwrap(), frozen, "seed {seed}, round {round}");
         assert!(fork.ram() == ram, "seed {seed}, round {round}: memory is not put back");
     }
-    assert!(together > 200, "seed {seed}: of 480 runs only {together} were parts of batches");
+    println!("of 480 runs {together} were parts of batches");
+    assert!(together > 100, "seed {seed}: {together}");
 }
 
 /// A campaign's way: with a novelty map, and crashes among the inputs.
@@ -143,7 +153,7 @@ fn mistakes_in_batches_and_in_what_is_put_back_are_noticed() {
         Mutation::SkipPage,
         Mutation::SkipHotPage,
         Mutation::ForgetHostWrites,
-        Mutation::KeepDevices,
+        Mutation::KeepBus,
         Mutation::KeepVirtual,
         Mutation::KeepShadow,
         Mutation::KeepXsave,
@@ -151,19 +161,44 @@ fn mistakes_in_batches_and_in_what_is_put_back_are_noticed() {
         Mutation::TrustBatch,
         Mutation::IgnoreStops,
     ] {
-        let mut fork = Fork::spawn(kvm(), &base, Engine::HotSet).unwrap();
-        let frozen = fork.state().unwrap();
+        // What the host writes is written by batches, too, and is hot then.
+        let engine = match mistake {
+            Mutation::ForgetHostWrites => Engine::DirtyLog,
+            _ => Engine::HotSet,
+        };
+        let mut fork = Fork::spawn(kvm(), &base, engine).unwrap();
+        let (frozen, ram) = (fork.state().unwrap(), fork.ram().to_vec());
         fork.plant(mistake);
         let noticed = (0..60).any(|round| {
-            let inputs: Vec<_> = if round % 2 == 0 {
-                (0..40).map(|_| quiet_steps(&mut random)).collect()
-            } else {
-                (0..8).map(|_| super::forks::steps(&mut random, Ring0::Monitor)).collect()
+            let inputs: Vec<_> = match round % 3 {
+                0 => (0..40).map(|_| quiet_steps(&mut random)).collect(),
+                1 => (0..8).map(|_| super::forks::steps(&mut random, Ring0::Monitor)).collect(),
+                _ => (0..20).map(|_| mapping_steps(&mut random)).collect(),
             };
             let (wrong, _) = differences(&mut fork, &inputs);
             fork.reset().unwrap();
-            !wrong.is_empty() || fork.state().unwrap() != frozen
+            !wrong.is_empty() || fork.state().unwrap() != frozen || fork.ram() != ram
         });
         assert!(noticed, "seed {seed}: nobody notices {mistake:?}");
     }
+}
+
+/// At CPL 0, where everything but memory and devices is loaded anew each time.
+#[test]
+fn mistakes_at_ring_0_are_noticed() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let base = base(&[("changes.c", None)], Ring0::Native);
+    assert!(!base.has_batches(), "nothing tells of what CPL 0 changes without an exit");
+    let mut fork = Fork::spawn(kvm(), &base, Engine::HotSet).unwrap();
+    let frozen = fork.state().unwrap();
+    fork.plant(Mutation::KeepBus);
+    let noticed = (0..40).any(|_| {
+        let inputs = [super::forks::steps(&mut random, Ring0::Native)];
+        let (wrong, _) = differences(&mut fork, &inputs);
+        fork.reset().unwrap();
+        !wrong.is_empty() || fork.state().unwrap() != frozen
+    });
+    assert!(noticed, "seed {seed}: nobody notices that devices are kept");
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::guest::{FLAG_AC, FLAG_NT};
 use super::walk::{EFER_LMA, Paging};
 use crate::foreign::cpu::Raised;
 
@@ -166,6 +167,14 @@ impl Virtual {
         } else {
             Mode::Bits16
         }
+    }
+
+    /// Of the guest's RFLAGS, those that the real CPU has while it runs the guest. Alignment is checked at CPL 3
+    /// alone, so a guest that is not there must not feel it; NT gets lost on the way through software KVM, and
+    /// matters to no instruction that does not trap.
+    pub(crate) fn real_flags(&self, flags: u64) -> u64 {
+        let alignment = if self.cpl() == 3 { 0 } else { FLAG_AC };
+        flags & !(0x3000 | alignment | FLAG_NT) | 2
     }
 
     /// RFLAGS as the guest would see them.

@@ -101,6 +101,12 @@ pub(crate) fn write(memory: &mut GuestMemory) {
     memory.write(Gpa(BASE), &bytes).expect("the windows are larger than this");
 }
 
+/// Puts `entry` into the monitor's part of every root, for the GiB `index` of it, which nobody has used yet.
+pub(crate) fn set_second_level(memory: &mut GuestMemory, index: u64, entry: u64) {
+    let at = Gpa(POINTERS + (index & 511) * 8);
+    memory.write(at, &entry.to_le_bytes()).expect("the windows are larger than this");
+}
+
 /// The vector whose stub contains `rip`.
 pub(crate) fn vector_of(rip: u64) -> Option<u8> {
     u8::try_from(rip.checked_sub(STUBS_VA)? / STUB_BYTES).ok()

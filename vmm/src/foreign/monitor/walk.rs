@@ -3,6 +3,8 @@
 //!
 //! Source: Intel SDM volume 3, chapter 5.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::addr::{Gpa, PAGE_BYTES};
@@ -72,6 +74,40 @@ impl Paging {
             &[30, 21, 12]
         } else {
             &[22, 12]
+        }
+    }
+
+    /// Sets the accessed bit of all entries that can be reached from the root, and the dirty bit of all pages that
+    /// may be written: what a CPU may do at any time, and what spares each run a trap for each page that it is the
+    /// first to use. Of four levels only: an agent's image is in long mode.
+    pub(crate) fn mark_all(&self, memory: &mut GuestMemory) {
+        if !self.is_on() || self.efer & EFER_LMA == 0 {
+            return;
+        }
+        // Tables that lead to themselves are met at most once at each level.
+        let mut met = BTreeSet::new();
+        let mut next = vec![(self.cr3 & ADDRESS, 39u32)];
+        while let Some((table, shift)) = next.pop() {
+            let inside = table.checked_add(PAGE_BYTES).is_some_and(|end| end <= memory.len());
+            if !inside || !met.insert((table, shift)) {
+                continue;
+            }
+            for at in (table..table + PAGE_BYTES).step_by(8) {
+                let mut bytes = [0; 8];
+                if memory.read(Gpa(at), &mut bytes).is_err() {
+                    continue;
+                }
+                let entry = u64::from_le_bytes(bytes);
+                if entry & PRESENT == 0 {
+                    continue;
+                }
+                let leaf = shift == 12 || entry & LARGE != 0 && shift <= 30;
+                let written = leaf && (entry & WRITE != 0 || self.cr0 & CR0_WP == 0);
+                set_bits(memory, Gpa(at), entry, ACCESSED | if written { DIRTY } else { 0 }, 8);
+                if !leaf {
+                    next.push((entry & ADDRESS, shift - 9));
+                }
+            }
         }
     }
 

@@ -17,7 +17,7 @@ pub(super) type Pages = BTreeMap<u64, Arc<Page>>;
 
 /// The breakpoints of one fork.
 #[derive(Debug, Default)]
-pub(super) struct Blocks {
+pub(in crate::foreign) struct Blocks {
     // Pages of code as they are with all breakpoints, and without those of blocks that were seen.
     all: Pages,
     unseen: Pages,
@@ -65,7 +65,7 @@ impl Blocks {
     }
 
     /// Puts the right breakpoints in place. The fork is as it was when it was put back.
-    pub(super) fn switch(&mut self, machine: &mut Machine) -> Result<(), OutOfBounds> {
+    pub(in crate::foreign) fn switch(&mut self, machine: &mut Machine) -> Result<(), OutOfBounds> {
         if self.counts_all == self.count_all {
             return Ok(());
         }
@@ -82,7 +82,7 @@ impl Blocks {
     }
 
     /// Page `page` as it is with the breakpoints that are in memory; `None` where none are.
-    pub(super) fn page(&self, page: u64) -> Option<&[u8]> {
+    pub(in crate::foreign) fn page(&self, page: u64) -> Option<&[u8]> {
         let pages = if self.counts_all { &self.all } else { &self.unseen };
         pages.get(&page).map(|content| &content[..])
     }

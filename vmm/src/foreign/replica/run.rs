@@ -1,6 +1,6 @@
 //! One run of a fork, from its first instruction to what its end amounts to.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{CONSOLE_BYTES_MAX, Fork, ForkError};
 use crate::agent::AgentEvent;
@@ -18,7 +18,7 @@ const PANIC_LINE_MAX: usize = 400;
 
 /// How a run ended, before it is known what that amounts to.
 #[derive(Debug)]
-pub(super) enum Finish {
+pub(in crate::foreign) enum Finish {
     Machine(End),
     /// Where it was to end.
     Well,
@@ -26,9 +26,15 @@ pub(super) enum Finish {
 }
 
 impl Fork {
-    pub(super) fn run_on(&mut self, base: &Base, deadline: Duration) -> Result<Finish, ForkError> {
-        let began = Instant::now();
-        self.machine.cpu.vcpu().arm(deadline);
+    /// Runs until something ends the run, or `late` says that it is, which is asked whenever the guest has
+    /// stopped; it does at the latest after `tick`.
+    pub(in crate::foreign) fn run_on(
+        &mut self,
+        base: &Base,
+        tick: Duration,
+        mut late: impl FnMut(&mut Machine) -> bool,
+    ) -> Result<Finish, ForkError> {
+        self.machine.cpu.vcpu().arm(tick);
         let finish = loop {
             self.hand_over(base);
             let machine = &mut self.machine;
@@ -38,6 +44,11 @@ impl Fork {
                 break Finish::Machine(end);
             }
             let mut stop = machine.step()?;
+            if stop == Stop::Loop {
+                let code = machine.cpu.vcpu().regs_mut().rdi.cast_signed();
+                break Finish::Machine(End::Agent(AgentEvent::Done { code }));
+            }
+            let is_late = late(machine);
             if let Stop::Breakpoint { gpa } = stop {
                 if let Some(finish) = self.at_breakpoint(base, gpa) {
                     break finish;
@@ -71,7 +82,7 @@ impl Fork {
             if let Some(finish) = self.look_at_console(base) {
                 break finish;
             }
-            if began.elapsed() >= deadline {
+            if is_late {
                 break Finish::Machine(End::Deadline);
             }
         };
@@ -136,7 +147,7 @@ impl Fork {
         None
     }
 
-    pub(super) fn take_console(&mut self) {
+    pub(in crate::foreign) fn take_console(&mut self) {
         let said = self.machine.bus.take_output();
         let room = CONSOLE_BYTES_MAX - self.console.len();
         self.console.extend_from_slice(&said[..said.len().min(room)]);
@@ -168,7 +179,7 @@ impl Fork {
     }
 
     /// What a run's end amounts to.
-    pub(super) fn outcome(&mut self, base: &Base, finish: Finish) -> Outcome {
+    pub(in crate::foreign) fn outcome(&mut self, base: &Base, finish: Finish) -> Outcome {
         let vm = |reason: &str| Cause::Vm { reason: reason.to_owned() };
         let said = self.panic_message();
         let cause = match finish {
