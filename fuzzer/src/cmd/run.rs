@@ -18,7 +18,9 @@ use crate::signals;
 use crate::syscalls;
 use crate::units;
 
+pub(crate) mod devices;
 pub(crate) mod kernel;
+pub(crate) mod wire;
 
 /// Flags of `unifork run`.
 #[derive(Debug, clap::Args)]

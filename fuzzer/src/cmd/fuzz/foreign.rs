@@ -27,6 +27,7 @@ pub(crate) fn open(path: &Path, machine: &MachineArgs, flags: &KernelArgs) -> Re
         .or_usage()
         .map_err(|failure| failure.help("check the path"))?
         .into();
+    flags.boot.devices.refuse_wires()?;
     let config = flags.boot.config(machine.memory, "")?;
     let kvm = Arc::new(Kvm::open().map_err(|error| crate::cmd::machine_failure(error.into()))?);
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

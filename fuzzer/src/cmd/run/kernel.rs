@@ -16,6 +16,8 @@ use unifork_vmm::foreign::{
 use unifork_vmm::introspect::Symbols;
 
 use super::Args;
+use super::devices::DeviceArgs;
+use super::wire::Plug;
 use crate::cmd::{Blame, BlameExt as _, Failure, Status, say};
 use crate::machine::read_image;
 use crate::signals;
@@ -69,6 +71,9 @@ pub(crate) struct BootArgs {
     /// How its CPL 0 is run: by KVM, or at CPL 3 by our own monitor; as `unifork doctor` says unless given
     #[arg(long, value_name = "HOW")]
     ring0: Option<Ring0Name>,
+    #[command(flatten)]
+    #[serde(default)]
+    pub(crate) devices: DeviceArgs,
     /// A file with its symbols, for an image that is stripped, and how far above where it was linked its code
     /// runs; may be given again [default: IMAGE.dbg, where there is one]
     #[arg(long, value_name = "FILE[,bias=ADDR]")]
@@ -83,6 +88,7 @@ impl BootArgs {
             || self.initrd.is_some()
             || !self.module.is_empty()
             || self.ring0.is_some()
+            || self.devices.any()
             || !self.symbols.is_empty()
     }
 
@@ -97,6 +103,7 @@ impl BootArgs {
             initrd: self.initrd.as_deref().map(whole),
             module: self.module.iter().map(first).collect(),
             symbols: self.symbols.iter().map(first).collect(),
+            devices: self.devices.absolute(),
             ..self.clone()
         }
     }
@@ -140,7 +147,8 @@ pub(super) fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
     let began = Instant::now();
     let failed = |error| failure(path, error);
     let mut machine = Machine::boot(&kvm, &name, &image, &config).map_err(failed)?;
-    let mut terminal = Terminal { show: !json, kept: Vec::new(), open: true };
+    let plug = args.kernel.devices.wire().map(Plug::connect).transpose()?.flatten();
+    let mut terminal = Terminal { show: !json, kept: Vec::new(), open: true, plug };
     let end = machine.run(args.timeout.unwrap_or(Duration::MAX), &mut terminal).map_err(failed)?;
     let (sentence, status) = judge(&end);
     if json {
@@ -198,7 +206,7 @@ impl BootArgs {
             append: flags.append.clone().unwrap_or_else(|| words.to_owned()),
             initrd: flags.initrd.as_deref().map(read).transpose()?,
             modules,
-            devices: Vec::new(),
+            devices: flags.devices.devices()?,
             ring0: match flags.ring0 {
                 Some(Ring0Name::Native) => Ring0::Native,
                 Some(Ring0Name::Monitor) => Ring0::Monitor,
@@ -289,6 +297,7 @@ struct Terminal {
     show: bool,
     kept: Vec<u8>,
     open: bool,
+    plug: Option<Plug>,
 }
 
 /// Bytes of console that are kept for `--json`.
@@ -326,6 +335,32 @@ impl Outside for Terminal {
 
     fn stopped(&self) -> bool {
         signals::stop_requested()
+    }
+
+    fn sent(&mut self, frame: &[u8]) {
+        if let Some(plug) = &self.plug {
+            plug.send(frame);
+        }
+    }
+
+    fn arrived(&mut self) -> Option<Vec<u8>> {
+        self.plug.as_mut()?.receive()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.plug.is_some()
+    }
+
+    fn wait(&mut self, at_most: Duration, takes_typed: bool) {
+        let stdin = std::io::stdin();
+        let mut ready = Vec::with_capacity(2);
+        if self.open && takes_typed {
+            ready.push(PollFd::new(&stdin, PollFlags::IN));
+        }
+        ready.extend(self.plug.as_ref().map(|plug| PollFd::new(plug, PollFlags::IN)));
+        let timeout = Timespec::try_from(at_most).ok();
+        // A signal ends the wait as well.
+        let _anything = rustix::event::poll(&mut ready, timeout.as_ref());
     }
 }
 
