@@ -311,7 +311,7 @@ impl Machine {
     ///
     /// [`ForeignError`], when image, sizes or host are to blame.
     pub fn boot(kvm: &Kvm, name: &str, image: &[u8], config: &Config) -> Result<Self, ForeignError> {
-        let bus = Bus::new(config.profile, config.memory_bytes, &config.devices);
+        let mut bus = Bus::new(config.profile, config.memory_bytes, &config.devices);
         let append = bus.command_line(&config.append);
         let request = Request {
             image,
@@ -331,13 +331,20 @@ impl Machine {
         let fd = kvm.fd.create_vm().map_err(|e| error(e.into()))?;
         set_slots(&fd, &memory, Tracking::Off)?;
         let cpuid = Cpuid::new(config.cpu_model.unwrap_or(kvm.caps().cpu_model)).with_agent(config.agent);
-        let cpu = if uses_monitor(kvm, config.ring0)? {
+        let mut cpu = if uses_monitor(kvm, config.ring0)? {
             let mut monitor = Monitor::create(&fd, &mut memory, cpuid, &loaded.start)?;
             monitor.prepare_code(&mut memory, &loaded.code);
             Cpu::Monitored(Box::new(monitor))
         } else {
             Cpu::native(&fd, cpuid, &loaded.start)?
         };
+        if let Some(at) = loaded.start.cycles_at {
+            let cycles = cpu.cycles_per_second().to_le_bytes();
+            memory.write(Gpa(at), &cycles).expect("the loader put it into memory");
+        }
+        if loaded.protocol == Protocol::Hvt {
+            bus.tend_hvt();
+        }
         let (protocol, code) = (loaded.protocol, loaded.code);
         let (breakpoints, wanted) = Default::default();
         let (file, agent) = (Some(file), Agent::default());
@@ -424,6 +431,10 @@ impl Machine {
             self.bus.advance(now);
             if now >= slice_end {
                 return Ok(None);
+            }
+            if let Some(until) = self.bus.waits_until() {
+                std::thread::sleep(Duration::from_nanos(until.min(slice_end) - now));
+                continue;
             }
             let offered = self.cpu_offer()?;
             if let Some(end) = self.ended(offered) {

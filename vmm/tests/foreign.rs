@@ -106,6 +106,23 @@ fn a_pvh_kernel_is_started_by_its_note_of_either_width() {
     }
 }
 
+#[test]
+fn a_kernel_for_solo5s_hvt_is_served_its_calls() {
+    let kernel = build("hvt", X86_64, "start", &[]);
+    // Nothing in it is beyond KVM's emulator.
+    for ring0 in [Ring0::Native, Ring0::Monitor] {
+        let config = Config { ring0, append: "a b".into(), ..Config::default() };
+        let began = std::time::Instant::now();
+        let (end, console, protocol) = boot(&kernel, &config);
+        assert_eq!(
+            (&*console, end, protocol),
+            ("a b\n", End::Power(Power::Exit(7)), Protocol::Hvt),
+            "{ring0:?}"
+        );
+        assert!(began.elapsed() >= Duration::from_millis(50), "it waits that long");
+    }
+}
+
 const INTERRUPTS: &str = "one shot\nperiodic\nio apic\nx2apic\npriority\nagain\n";
 
 #[test]

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Profile;
+use super::devices::hvt;
 use super::devices::interrupts::Interrupts;
 use super::devices::lapic::Refused;
 use super::devices::pic::Pic;
 use super::devices::pit::Pit;
-use super::devices::rtc::Rtc;
+use super::devices::rtc::{self, Rtc};
 use super::devices::serial::{Serial, SerialImage};
 use crate::memory::GuestMemory;
 use crate::reset::{Mutation, Planted};
@@ -27,6 +28,8 @@ pub enum Power {
     Reset,
     /// It wrote this to the debug-exit port.
     DebugExit(u32),
+    /// It ended with this status, which its tender would pass on.
+    Exit(i32),
 }
 
 /// Where the agent of an image calls.
@@ -63,6 +66,9 @@ pub(crate) struct Bus {
     pit: Pit,
     rtc: Rtc,
     virtio: Virtio,
+    // Whether calls of Solo5's hvt are served, and until when one of them has the CPU wait.
+    hvt: bool,
+    hvt_waits_ns: u64,
     power: Option<Power>,
     // What was written to the agent's port and has not been looked at.
     agent: Option<u32>,
@@ -81,6 +87,8 @@ pub(crate) struct BusImage {
     pit: Pit,
     rtc: Rtc,
     pub(crate) virtio: Virtio,
+    hvt: bool,
+    hvt_waits_ns: u64,
 }
 
 /// The devices, and the memory that some of them reach by themselves.
@@ -130,6 +138,8 @@ impl Bus {
             pit: Pit::new(),
             rtc: Rtc::new(memory_bytes),
             virtio: Virtio::new(transport, devices),
+            hvt: false,
+            hvt_waits_ns: 0,
             power: None,
             agent: None,
             tick_ns: 0,
@@ -158,6 +168,8 @@ impl Bus {
             pit: image.pit,
             rtc: image.rtc.clone(),
             virtio: image.virtio.clone(),
+            hvt: image.hvt,
+            hvt_waits_ns: image.hvt_waits_ns,
             power: None,
             agent: None,
             tick_ns: 0,
@@ -182,12 +194,16 @@ impl Bus {
             pit,
             rtc,
             virtio: _,
+            hvt,
+            hvt_waits_ns,
             power,
             agent,
             tick_ns: _,
             unknown,
         } = self;
-        (*profile, *now_ns, *power, *agent) = (image.profile, image.now_ns, None, None);
+        (*profile, *now_ns) = (image.profile, image.now_ns);
+        (*hvt, *hvt_waits_ns) = (image.hvt, image.hvt_waits_ns);
+        (*power, *agent) = (None, None);
         *serial = Serial::restore(&image.serial);
         (*interrupts, *pit) = (image.interrupts, image.pit);
         rtc.clone_from(&image.rtc);
@@ -203,6 +219,8 @@ impl Bus {
             pit: self.pit,
             rtc: self.rtc.clone(),
             virtio: self.virtio.clone(),
+            hvt: self.hvt,
+            hvt_waits_ns: self.hvt_waits_ns,
         }
     }
 
@@ -369,6 +387,12 @@ impl Bus {
     /// Writes the low `size` bytes of `value` to `port`.
     pub(crate) fn port_write(&mut self, memory: &mut GuestMemory, port: u16, size: u8, value: u32) {
         self.now_ns += self.tick_ns;
+        let wall_ns = self.now_ns.saturating_add(rtc::EPOCH_S * 1_000_000_000);
+        if self.hvt
+            && let Some(call) = hvt::call(memory, port, value, wall_ns)
+        {
+            return self.serve_hvt(call);
+        }
         let pc = self.profile == Profile::Pc;
         let byte = value as u8;
         match port {
@@ -410,6 +434,27 @@ impl Bus {
                 }
             }
         }
+    }
+
+    fn serve_hvt(&mut self, call: hvt::Call) {
+        match call {
+            hvt::Call::Done => {}
+            hvt::Call::Print(text) => text.iter().for_each(|&byte| self.serial.write_plain(byte)),
+            // Where nothing but ports takes time, a wait is over at once.
+            hvt::Call::Wait(wait) if self.tick_ns > 0 => self.now_ns = self.now_ns.saturating_add(wait),
+            hvt::Call::Wait(wait) => self.hvt_waits_ns = self.now_ns.saturating_add(wait),
+            hvt::Call::Halt(status) => self.power = Some(Power::Exit(status)),
+        }
+    }
+
+    /// Until when the CPU waits, because it has called for that.
+    pub(crate) fn waits_until(&self) -> Option<u64> {
+        (self.hvt_waits_ns > self.now_ns).then_some(self.hvt_waits_ns)
+    }
+
+    /// From now on, calls of Solo5's hvt are served.
+    pub(crate) fn tend_hvt(&mut self) {
+        self.hvt = true;
     }
 
     /// Reads `data.len()` (at most 8) bytes of physical memory where there is no RAM. A device takes the accesses

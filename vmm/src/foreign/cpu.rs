@@ -29,6 +29,12 @@ pub struct Start {
     pub rbx: u64,
     /// As `rax`.
     pub rsi: u64,
+    /// As `rax`.
+    pub rdi: u64,
+    /// Whether SSE is switched on.
+    pub sse: bool,
+    /// Where the image finds how fast its time stamp counter runs, in Hz, if its protocol says that.
+    pub cycles_at: Option<u64>,
     /// Page tables, for an image that begins in long mode; else it begins in protected mode without paging.
     pub cr3: Option<u64>,
     /// Address and limit of a GDT, for selectors [`Self::code`] and [`Self::data`].
@@ -42,9 +48,15 @@ pub struct Start {
 const CR0: u64 = 0x11; // ET PE
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
+/// OSFXSR OSXMMEXCPT.
+const CR4_SSE: u64 = 0x600;
 const EFER_LONG: u64 = 0x500; // LMA LME
 
 impl Start {
+    fn cr4(&self) -> u64 {
+        CR4_PAE | if self.sse { CR4_SSE } else { 0 }
+    }
+
     /// What the monitor knows of a CPU in this state.
     pub(crate) fn cpu(&self) -> Virtual {
         let mut cpu = Virtual::default();
@@ -52,7 +64,7 @@ impl Start {
         if let Some(cr3) = self.cr3 {
             cpu.paging.cr0 |= CR0_PG;
             cpu.paging.cr3 = cr3;
-            cpu.paging.cr4 = CR4_PAE;
+            cpu.paging.cr4 = self.cr4();
             cpu.paging.efer = EFER_LONG;
         }
         let code = if self.cr3.is_some() { CODE64 } else { CODE32 };
@@ -136,6 +148,7 @@ impl Cpu {
             rax: start.rax,
             rbx: start.rbx,
             rsi: start.rsi,
+            rdi: start.rdi,
             rflags: 2,
             ..Default::default()
         };
@@ -157,7 +170,7 @@ impl Cpu {
         sregs.idt = kvm_dtable::default();
         sregs.cr0 = CR0;
         if let Some(cr3) = start.cr3 {
-            (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0 | CR0_PG, cr3, CR4_PAE, EFER_LONG);
+            (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0 | CR0_PG, cr3, start.cr4(), EFER_LONG);
         }
         vcpu.store()?;
         Ok(Self::Native(Box::new(Native { vcpu, cpuid, raised: None })))
@@ -268,6 +281,11 @@ impl Cpu {
             Self::Native(native) => native.cpuid,
             Self::Monitored(monitor) => monitor.cpuid(),
         }
+    }
+
+    /// How fast its time stamp counter runs, in Hz; 0 if KVM does not say.
+    pub(crate) fn cycles_per_second(&mut self) -> u64 {
+        u64::from(self.vcpu().tsc_khz()) * 1000
     }
 
     pub(crate) fn monitor_stats(&self) -> Option<MonitorStats> {

@@ -28,6 +28,7 @@ mod acpi;
 mod area;
 mod bzimage;
 mod elf;
+mod hvt;
 mod linux64;
 mod multiboot;
 mod pvh;
@@ -51,6 +52,8 @@ pub enum Protocol {
     Linux64,
     /// A Linux bzImage.
     BzImage,
+    /// Solo5's hvt: ELF64, and notes that say so.
+    Hvt,
 }
 
 impl Protocol {
@@ -62,6 +65,7 @@ impl Protocol {
             Self::Pvh => "PVH",
             Self::Linux64 => "Linux 64-bit",
             Self::BzImage => "bzImage",
+            Self::Hvt => "Solo5 hvt",
         }
     }
 }
@@ -177,6 +181,9 @@ fn load_by_protocol<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> 
         return bzimage::load(request, &header);
     }
     let elf = elf::parse(request.image)?;
+    if let Some(elf) = elf.as_ref().filter(|elf| elf.is_64 && elf.solo5.is_hvt()) {
+        return hvt::load(request, elf);
+    }
     let multiboot = multiboot::header(request.image)?;
     let pvh = elf.as_ref().and_then(|elf| elf.pvh_entry);
     match (multiboot, elf, pvh) {
@@ -196,7 +203,8 @@ fn load_by_protocol<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> 
 
 /// Whether `image` says of itself that it is a kernel.
 pub(crate) fn is_kernel(image: &[u8]) -> bool {
-    let note = || elf::parse(image).is_ok_and(|elf| elf.is_some_and(|elf| elf.pvh_entry.is_some()));
+    let is_noted = |elf: elf::Elf| elf.pvh_entry.is_some() || elf.solo5.is_hvt();
+    let note = || elf::parse(image).is_ok_and(|elf| elf.is_some_and(is_noted));
     bzimage::header(image).is_some()
         || multiboot::header(image).is_ok_and(|header| header.is_some())
         || note()

@@ -147,6 +147,7 @@ impl Monitor {
             rax: start.rax,
             rbx: start.rbx,
             rsi: start.rsi,
+            rdi: start.rdi,
             rflags: 2,
             ..Default::default()
         };

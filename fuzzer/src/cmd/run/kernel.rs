@@ -270,6 +270,9 @@ pub(crate) fn judge(end: &End) -> (String, Status) {
     match end {
         End::Power(Power::Off) => ("it switched its machine off".to_owned(), Status::Done),
         End::Power(Power::Reset) => ("it reset its machine".to_owned(), Status::Done),
+        End::Power(Power::Exit(status)) => {
+            (format!("it ended with status {status}"), Status::Guest(*status as u8))
+        }
         // As QEMU's isa-debug-exit has it.
         End::Power(Power::DebugExit(value)) => {
             (format!("it wrote {value:#x} to the debug-exit port"), Status::Guest((value << 1 | 1) as u8))

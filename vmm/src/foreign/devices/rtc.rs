@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// 2026-01-01 00:00:00 UTC, where every guest's clock starts, in seconds since 1970.
-const EPOCH_S: u64 = 1_767_225_600;
+pub(crate) const EPOCH_S: u64 = 1_767_225_600;
 
 /// The clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

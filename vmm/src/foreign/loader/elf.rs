@@ -6,7 +6,7 @@ use std::ops::Range;
 use object::read::elf::{FileHeader, ProgramHeader as _, SectionHeader as _};
 use object::{LittleEndian, elf};
 
-use super::{LoadError, Piece, Request, check_range, malformed};
+use super::{LoadError, Piece, Request, check_range, hvt, malformed};
 
 const LE: LittleEndian = LittleEndian;
 /// Program headers at most; a file with more is not one that a linker wrote.
@@ -35,6 +35,7 @@ pub(super) struct Elf {
     pub entry: u64,
     pub segments: Vec<Segment>,
     pub pvh_entry: Option<u32>,
+    pub solo5: hvt::Notes,
     /// Linear ranges of sections with code, or of executable segments when there are no sections.
     code: Vec<Range<u64>>,
 }
@@ -64,6 +65,7 @@ fn parse_as<H: FileHeader<Endian = LittleEndian>>(bytes: &[u8]) -> Result<Elf, L
     }
     let mut segments = Vec::new();
     let mut pvh_entry = None;
+    let mut solo5 = hvt::Notes::default();
     for program in programs {
         match program.p_type(LE) {
             elf::PT_LOAD if program.p_memsz(LE).into() > 0 => {
@@ -76,6 +78,13 @@ fn parse_as<H: FileHeader<Endian = LittleEndian>>(bytes: &[u8]) -> Result<Elf, L
                     if note.name() == b"Xen" && note.n_type(LE).0 == NOTE_PVH_ENTRY {
                         pvh_entry = Some(pvh_note(note.desc())?);
                     }
+                    if note.name() == hvt::NOTE_NAME {
+                        match note.n_type(LE).0 {
+                            hvt::NOTE_ABI => solo5.abi = note.desc().to_vec(),
+                            hvt::NOTE_MANIFEST => solo5.manifest = note.desc().to_vec(),
+                            _ => {}
+                        }
+                    }
                 }
             }
             _ => {}
@@ -85,7 +94,7 @@ fn parse_as<H: FileHeader<Endian = LittleEndian>>(bytes: &[u8]) -> Result<Elf, L
         return Err(malformed("it is an ELF file with nothing to load"));
     }
     let code = code_ranges(header, bytes, &segments);
-    Ok(Elf { is_64: header.is_type_64(), entry: header.e_entry(LE).into(), segments, pvh_entry, code })
+    Ok(Elf { is_64: header.is_type_64(), entry: header.e_entry(LE).into(), segments, pvh_entry, solo5, code })
 }
 
 fn segment<H: FileHeader<Endian = LittleEndian>>(

@@ -198,6 +198,7 @@ impl Fork {
                 End::Agent(AgentEvent::Done { code }) => return Outcome::Done { code },
                 End::Agent(AgentEvent::Report { message }) => Cause::Assertion { message },
                 End::Power(Power::Off | Power::Reset) => return Outcome::Exit { code: 0 },
+                End::Power(Power::Exit(code)) => return Outcome::Exit { code },
                 End::Power(Power::DebugExit(code)) => return Outcome::Exit { code: code.cast_signed() },
                 // It waits for more than the input has.
                 End::Idle if matches!(base.entry, Entry::Serial { .. } | Entry::Net { .. }) => {
