@@ -210,7 +210,13 @@ mod tests {
     fn of_an_output_folder_only_the_queue_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let folder = |name: &str| dir.path().join(name);
-        for name in ["main/queue/.state/deterministic_done", "main/crashes", "plain/queue"] {
+        for name in [
+            "main/queue/.state/deterministic_done",
+            "main/crashes",
+            "plain/queue",
+            "sent/queue",
+            "sent/crashes",
+        ] {
             fs::create_dir_all(folder(name)).unwrap();
         }
         for name in [
@@ -222,10 +228,14 @@ mod tests {
             "main/crashes/id:000000",
             "plain/queue/one",
             "plain/two",
+            "sent/queue/id:000000,orig:b",
+            "sent/crashes/id:000000",
         ] {
             fs::write(folder(name), name).unwrap();
         }
-        let expected = ["main/queue/id:000000,orig:a", "plain/queue/one", "plain/two"].map(folder);
+        let expected =
+            ["main/queue/id:000000,orig:a", "plain/queue/one", "plain/two", "sent/queue/id:000000,orig:b"]
+                .map(folder);
         assert_eq!(files(&[dir.path().to_path_buf()]).unwrap(), expected);
         assert_eq!(files(&[folder("main/crashes")]).unwrap(), [folder("main/crashes/id:000000")]);
     }

@@ -192,3 +192,43 @@ impl Probe {
         Ok(Probed { outcome, sighting, console: replica.console(), coverage_hash, counters, unserved })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use unifork_vmm::introspect::{Method, Place};
+
+    use super::*;
+
+    /// A stack, innermost first.
+    fn stack(functions: &[&str]) -> Vec<Frame> {
+        let frame = |function: &&str| Frame {
+            address: 0,
+            stack: 0,
+            method: Method::Start,
+            place: Some(Place {
+                module: "a".into(),
+                function: Some((*function).to_owned()),
+                offset: 0,
+                file: None,
+                line: None,
+                column: None,
+            }),
+        };
+        functions.iter().map(frame).collect()
+    }
+
+    #[test]
+    fn a_loop_is_what_all_its_stacks_have_in_common() {
+        let looks = [stack(&["step", "turn", "parse", "main"]), stack(&["skip", "turn", "parse", "main"])];
+        let common = outer(&looks[0], &looks[1]);
+        assert_eq!(common, stack(&["turn", "parse", "main"]));
+        assert!(looks.iter().all(|frames| in_loop(frames, &common)));
+        assert!(
+            in_loop(&stack(&["deep", "step", "turn", "parse", "start", "main"]), &common),
+            "called otherwise"
+        );
+        assert!(!in_loop(&stack(&["turn", "print", "main"]), &common), "the same function, for another");
+        assert!(!in_loop(&stack(&["step", "parse", "main"]), &common));
+        assert!(in_loop(&looks[0], &[]), "nothing is known of it");
+    }
+}

@@ -42,6 +42,7 @@ fn findings_are_grouped_and_what_is_said_of_them_is_so() {
     fs::create_dir(&inputs).unwrap();
     for (name, bytes) in [
         ("read", b"RD..\x00\x00\x34\x12\x05\x00\x00\x00tail".as_slice()),
+        ("read-null", b"RD..\x00\x00\x00\x00\x00\x00\x00\x00and a tail"),
         ("jump", b"JP..\x40\x41\x42\x43\x44\x00\x00\x00"),
         ("null-1", b"NW1.12345678 and more"),
         ("null-2", b"NW2.12345678"),
@@ -56,6 +57,7 @@ fn findings_are_grouped_and_what_is_said_of_them_is_so() {
     let told = run(&[&args[..], &["--deadline", "200ms"]].concat()).expect(1).json();
 
     let read = group(&told, "wild-read");
+    assert_eq!(read["members"].as_array().unwrap().len(), 2, "one instruction, wherever it points");
     assert_eq!(read["facts"]["access"]["kind"], "Read");
     assert_eq!(read["facts"]["access"]["size"], 1);
     assert_eq!(read["facts"]["access"]["address"], 0x5_1234_0010_u64);
@@ -134,6 +136,9 @@ fn a_campaign_is_sorted_into_its_own_folder_and_again() {
     }
     let smallest = fs::read(campaign.join("triage").join(&finding).join("input")).unwrap();
     assert_eq!(smallest, fs::read(campaign.join("findings").join(&finding).join("input")).unwrap());
+    let report = fs::read(campaign.join("triage").join(&finding).join("report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["facts"]["access"], Value::Null, "abort() is no access");
     // One that is damaged is named; the others are sorted.
     let broken = campaign.join("findings/broken");
     fs::create_dir(&broken).unwrap();

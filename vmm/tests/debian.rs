@@ -6,7 +6,12 @@ use std::time::Duration;
 use std::{env, fs};
 
 use unifork_vmm::Kvm;
-use unifork_vmm::foreign::{Config, End, Machine, Outside, Protocol};
+use unifork_vmm::foreign::{Config, End, Machine, Outside as _, Protocol};
+
+#[path = "common/until.rs"]
+mod until;
+
+use until::Until;
 
 /// Long enough for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -33,27 +38,6 @@ fn image(package: &str, wanted: &str) -> Option<Vec<u8>> {
         println!("not tested: {missing}");
     }
     found.map(|path| fs::read(path).unwrap())
-}
-
-/// Stops the machine when it has written `at`.
-struct Until {
-    console: Vec<u8>,
-    at: &'static str,
-}
-
-impl Outside for Until {
-    fn console(&mut self, bytes: &[u8]) {
-        self.console.extend_from_slice(bytes);
-    }
-    fn typed(&mut self, _room: usize) -> Vec<u8> {
-        Vec::new()
-    }
-    fn listens(&self) -> bool {
-        false
-    }
-    fn stopped(&self) -> bool {
-        self.console.windows(self.at.len()).any(|window| window == self.at.as_bytes())
-    }
 }
 
 fn says(image: &[u8], append: &str, at: &'static str) -> (End, Protocol) {

@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use unifork_vmm::Kvm;
 use unifork_vmm::foreign::{
-    Config, End, Frozen, Machine, Module, Outside, Power, Profile, Protocol, Recorder, Ring0, runs_ring0,
+    Config, End, Frozen, Machine, Module, Power, Profile, Protocol, Recorder, Ring0, runs_ring0,
 };
 
 #[path = "foreign/steps.rs"]
 mod steps;
+#[path = "common/until.rs"]
+mod until;
+
+use until::Until;
 
 /// Long enough for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -154,27 +158,6 @@ fn a_kernel_in_long_mode_finds_the_cpu_and_devices_that_it_expects() {
     }
 }
 
-/// Stops the machine when its console ends with `at`.
-struct StopAt {
-    console: Vec<u8>,
-    at: &'static str,
-}
-
-impl Outside for StopAt {
-    fn console(&mut self, bytes: &[u8]) {
-        self.console.extend_from_slice(bytes);
-    }
-    fn typed(&mut self, _room: usize) -> Vec<u8> {
-        Vec::new()
-    }
-    fn listens(&self) -> bool {
-        false
-    }
-    fn stopped(&self) -> bool {
-        self.console.ends_with(self.at.as_bytes())
-    }
-}
-
 #[test]
 fn forks_of_a_frozen_machine_go_on_where_it_was_and_alike() {
     let kvm = Kvm::open().unwrap();
@@ -191,7 +174,7 @@ fn forks_of_a_frozen_machine_go_on_where_it_was_and_alike() {
 /// Freezes `kernel` where it has written `at`, and sees that forks of that write the rest of `all`.
 fn go_on_from(kvm: &Kvm, kernel: &Kernel, config: &Config, at: &'static str, all: &str) {
     let mut machine = Machine::boot(kvm, "kernel", &kernel.bytes, config).unwrap();
-    let mut outside = StopAt { console: Vec::new(), at };
+    let mut outside = Until { console: Vec::new(), at };
     assert_eq!(machine.run(DEADLINE, &mut outside).unwrap(), End::Stopped);
     let before = String::from_utf8(outside.console).unwrap();
     let frozen = Arc::new(machine.freeze().unwrap());

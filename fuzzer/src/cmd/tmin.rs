@@ -118,8 +118,8 @@ fn goal(
     let mut first = probe.run(&subject.input).or_host()?;
     let again = probe.run(&subject.input).or_host()?;
     if let Some(first) = first.sighting.as_mut().filter(|first| first.outcome == Outcome::Timeout) {
-        for part in LOOKS {
-            let again = probe.run_for(&subject.input, deadline.mul_f64(part)).or_host()?;
+        for part in &LOOKS[1..] {
+            let again = probe.run_for(&subject.input, deadline.mul_f64(*part)).or_host()?;
             if let Some(again) = again.sighting {
                 first.report.frames = outer(&first.report.frames, &again.report.frames);
             }

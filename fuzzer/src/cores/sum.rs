@@ -1,6 +1,11 @@
 //! The figures of several clients as one.
 
+use std::time::{Duration, Instant};
+
 use crate::monitor::{ClientFigures, Figures};
+
+/// Figures are due every second; without any for this long, a client's speed is not known.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// One client's part in a session: those who had its place before, and the one that has it now.
 #[derive(Clone, Debug, Default)]
@@ -9,6 +14,8 @@ pub(crate) struct Part {
     gone: Figures,
     /// Of the present one.
     pub(crate) now: Figures,
+    // When they came.
+    told: Option<Instant>,
     pub(crate) core: usize,
     pub(crate) pid: u32,
     pub(crate) restarts: u64,
@@ -18,6 +25,18 @@ impl Part {
     /// The part of the client on `core`, before it runs.
     pub(crate) fn new(core: usize) -> Self {
         Self { core, ..Self::default() }
+    }
+
+    /// The present client says how it stands.
+    pub(crate) fn hear(&mut self, figures: Figures, at: Instant) {
+        (self.now, self.told) = (figures, Some(at));
+    }
+
+    /// A client that has said nothing for a while makes no executions that anybody knows of.
+    pub(crate) fn expect_news(&mut self, now: Instant) {
+        if self.told.is_none_or(|told| now - told > QUIET) {
+            self.now.execs_per_s = 0.0;
+        }
     }
 
     /// The present client is gone.
@@ -123,6 +142,18 @@ pub(crate) fn sum(parts: &[Part]) -> Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_speed_of_a_client_that_says_nothing_is_not_that_of_long_ago() {
+        let (mut part, start) = (Part::new(0), Instant::now());
+        let figures = Figures { execs: 100, execs_per_s: 10.0, ..Figures::default() };
+        part.hear(figures, start);
+        part.expect_news(start + QUIET);
+        assert_eq!(sum(std::slice::from_ref(&part)).execs_per_s, 10.0);
+        part.expect_news(start + 2 * QUIET);
+        let sum = sum(&[part]);
+        assert_eq!((sum.execs, sum.execs_per_s, sum.clients[0].execs_per_s), (100, 0.0, 0.0));
+    }
 
     #[test]
     fn counts_add_up_over_clients_and_those_before_them() {

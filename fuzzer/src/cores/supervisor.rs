@@ -40,9 +40,7 @@ const SOON_MAX: u32 = 10;
 /// A client that says nothing for this long, and this many deadlines, is ended and started again.
 const SILENCE: Duration = Duration::from_secs(60);
 const SILENCE_DEADLINES: u32 = 30;
-/// One whose figures, due every second, did not come for this long makes no executions that anybody knows of.
-const QUIET: Duration = Duration::from_secs(3);
-/// Ended and started again is a broker that says nothing for this long,
+/// So is a broker that says nothing for this long,
 const SILENCE_BROKER: Duration = Duration::from_secs(30);
 /// but what this process missed because it was stopped itself for this long, was said.
 const STOPPED: Duration = Duration::from_secs(2);
@@ -82,8 +80,6 @@ struct Seat {
     retry: Option<Instant>,
     soon: u32,
     heard: Option<Instant>,
-    /// When its last figures came.
-    told: Option<Instant>,
     /// The process said that it is at its end.
     ended: bool,
     /// The process was ended because it said nothing.
@@ -380,11 +376,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn figures(&mut self, now: Instant) -> Figures {
-        for (part, seat) in self.parts.iter_mut().zip(&self.seats) {
-            if seat.told.is_none_or(|told| now - told > QUIET) {
-                part.now.execs_per_s = 0.0;
-            }
-        }
+        self.parts.iter_mut().for_each(|part| part.expect_news(now));
         let mut figures = sum(&self.parts);
         let corpora: usize = self.parts.iter().map(|part| part.now.corpus).sum();
         if corpora != self.queue.1 {

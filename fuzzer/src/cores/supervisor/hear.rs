@@ -33,8 +33,7 @@ impl Supervisor<'_> {
 
     fn hear_client(&mut self, number: usize, line: &str) {
         if let Ok(figures) = serde_json::from_str::<Figures>(line) {
-            self.parts[number].now = figures;
-            self.seats[number].told = Some(Instant::now());
+            self.parts[number].hear(figures, Instant::now());
             return;
         }
         match serde_json::from_str::<Said>(line) {
