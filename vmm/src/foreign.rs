@@ -15,22 +15,17 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_ioctls::VmFd;
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use crate::addr::Gpa;
 use crate::agent::{Agent, AgentEvent, CallRegisters};
 use crate::caps::Kvm;
-use crate::memory::{GuestMemory, MemoryError};
+use crate::memory::GuestMemory;
 use crate::sys::slots;
 use crate::vcpu::VcpuError;
-use crate::vcpu::cpuid::CpuModel;
-use crate::virtio::DeviceConfig;
 use crate::vm::{GOLDEN_SLOT, RAM_SLOT, Tracking, WINDOWS_SLOT};
 
 mod agentless;
@@ -38,14 +33,18 @@ mod base;
 mod batch;
 mod breakpoints;
 mod bus;
+mod config;
 mod cpu;
 mod cpuid;
 mod devices;
+mod end;
 mod frozen;
 mod linear;
 mod loader;
 mod monitor;
+mod outside;
 mod replica;
+mod ring0;
 mod run_loop;
 mod share;
 mod terms;
@@ -54,11 +53,15 @@ mod watch;
 pub use agentless::PlaceError;
 pub use base::{Base, BaseError};
 pub use bus::Power;
+pub use config::{Config, Profile, Ring0};
 pub use cpu::Start;
+pub use end::{End, Exception, ForeignError};
 pub use frozen::{Frozen, MachineState};
 pub use loader::{LoadError, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Module, Protocol};
 pub use monitor::MonitorStats;
+pub use outside::{Outside, Recorder};
 pub use replica::{Fork, ForkError};
+pub use ring0::runs_ring0;
 pub use terms::{Agentless, EndAt, InputTo, PanicPoint, Panics, Register, SnapshotAt, SymbolFile, Terms};
 
 use breakpoints::{Breakpoints, Wanted};
@@ -68,215 +71,6 @@ use cpuid::Cpuid;
 use linear::Linear;
 use loader::Request;
 use monitor::Monitor;
-
-/// Which machine an image was made for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Profile {
-    /// What QEMU's `pc` has.
-    #[default]
-    Pc,
-    /// What Firecracker has.
-    Firecracker,
-}
-
-/// How code at the guest's CPL 0 is run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ring0 {
-    /// Natively where KVM does that, under the monitor where it would emulate.
-    #[default]
-    Auto,
-    /// By KVM, at CPL 0.
-    Native,
-    /// By our own monitor, at CPL 3.
-    Monitor,
-}
-
-/// What a machine is made of, besides its image.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Which devices it has.
-    pub profile: Profile,
-    /// Bytes of memory; a multiple of 4 KiB, at most [`MEMORY_BYTES_MAX`]. Default 128 MiB.
-    pub memory_bytes: u64,
-    /// The command line.
-    pub append: String,
-    /// An initial RAM disk.
-    pub initrd: Option<Vec<u8>>,
-    /// Modules, for protocols that have them.
-    pub modules: Vec<Module>,
-    /// Its virtio devices: on a PCI bus, or for [`Profile::Firecracker`] in memory, and named on the command line.
-    pub devices: Vec<DeviceConfig>,
-    /// How its CPL 0 is run.
-    pub ring0: Ring0,
-    /// Whether an agent finds its host ([`crate::agent`]).
-    pub agent: bool,
-    /// The CPU that it sees. Default: the better of those that the host can be.
-    pub cpu_model: Option<CpuModel>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            profile: Profile::default(),
-            memory_bytes: 128 << 20,
-            append: String::new(),
-            initrd: None,
-            modules: Vec::new(),
-            devices: Vec::new(),
-            ring0: Ring0::default(),
-            agent: false,
-            cpu_model: None,
-        }
-    }
-}
-
-impl Config {
-    /// The same for the same bytes on its disks.
-    fn disks_checksum(&self) -> Result<u32, ForeignError> {
-        let mut sum = 0;
-        for device in &self.devices {
-            if let DeviceConfig::Disk { disk, .. } = device {
-                let disk_sum = disk
-                    .checksum()
-                    .map_err(|source| ForeignError::Disk { path: disk.path().to_owned(), source })?;
-                sum = crc32c::crc32c_append(sum, &disk_sum.to_le_bytes());
-            }
-        }
-        Ok(sum)
-    }
-}
-
-/// Why a machine could not be made or run. What its image does wrong is an [`End`].
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ForeignError {
-    /// The image cannot be loaded.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// Memory could not be made.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// A disk's image cannot be read.
-    #[error("cannot read the disk {}", .path.display())]
-    Disk {
-        /// Where it is.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// KVM refused.
-    #[error("cannot run a virtual CPU")]
-    Vcpu(#[from] VcpuError),
-}
-
-/// How a machine's run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The image ended its machine.
-    Power(Power),
-    /// It halted with interrupts off: it waits for nothing.
-    Halted,
-    /// It waits for an interrupt that no device will raise.
-    Idle,
-    /// An exception that it could not handle, nor the ones that came of it.
-    TripleFault {
-        /// The first of them: vector, error code, RIP, and for a page fault the address. Without the
-        /// monitor only RIP is known.
-        first: Option<Exception>,
-        /// RIP.
-        rip: u64,
-    },
-    /// Time is up.
-    Deadline,
-    /// The caller wanted it to stop.
-    Stopped,
-    /// It is at a breakpoint of ours.
-    Breakpoint {
-        /// Where.
-        address: u64,
-    },
-    /// Its agent says so. Only of a machine that has [`Config::agent`].
-    Agent(AgentEvent),
-    /// It cannot go on, for a reason that is the host's or the monitor's.
-    Stuck {
-        /// Which.
-        reason: String,
-    },
-}
-
-/// An exception.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exception {
-    /// Its vector.
-    pub vector: u8,
-    /// Its error code, 0 if it has none.
-    pub code: u32,
-    /// For a page fault: the address.
-    pub address: u64,
-}
-
-/// What a machine is connected to while it runs.
-pub trait Outside {
-    /// The machine has written this to its console.
-    fn console(&mut self, bytes: &[u8]);
-
-    /// What was typed, at most `room` bytes of it.
-    fn typed(&mut self, room: usize) -> Vec<u8>;
-
-    /// Whether something will still be typed.
-    fn listens(&self) -> bool;
-
-    /// Whether the run is to end now.
-    fn stopped(&self) -> bool;
-
-    /// The machine has sent this on its network card.
-    fn sent(&mut self, frame: &[u8]) {
-        let _nobody_is_there = frame;
-    }
-
-    /// A frame for its network card, if one has come.
-    fn arrived(&mut self) -> Option<Vec<u8>> {
-        None
-    }
-
-    /// Whether frames may come.
-    fn is_connected(&self) -> bool {
-        false
-    }
-
-    /// The machine waits: returns when a frame has come, when something was typed if it `takes_typed`, or when `at_most`
-    /// has passed.
-    fn wait(&mut self, at_most: Duration, takes_typed: bool) {
-        let _nothing_to_wait_for = takes_typed;
-        std::thread::sleep(at_most);
-    }
-}
-
-/// Nobody: what is written to the console is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recorder {
-    /// What was written.
-    pub console: Vec<u8>,
-}
-
-/// Bytes of console that a [`Recorder`] keeps, at most.
-const RECORDED_MAX: usize = 1 << 20;
-
-impl Outside for Recorder {
-    fn console(&mut self, bytes: &[u8]) {
-        let room = RECORDED_MAX - self.console.len();
-        self.console.extend_from_slice(&bytes[..room.min(bytes.len())]);
-    }
-    fn typed(&mut self, _room: usize) -> Vec<u8> {
-        Vec::new()
-    }
-    fn listens(&self) -> bool {
-        false
-    }
-    fn stopped(&self) -> bool {
-        false
-    }
-}
 
 /// How long the machine runs at most before the outside is looked at.
 const SLICE: Duration = Duration::from_millis(50);
@@ -331,7 +125,7 @@ impl Machine {
         let fd = kvm.fd.create_vm().map_err(|e| error(e.into()))?;
         set_slots(&fd, &memory, Tracking::Off)?;
         let cpuid = Cpuid::new(config.cpu_model.unwrap_or(kvm.caps().cpu_model)).with_agent(config.agent);
-        let mut cpu = if uses_monitor(kvm, config.ring0)? {
+        let mut cpu = if ring0::uses_monitor(kvm, config.ring0)? {
             let mut monitor = Monitor::create(&fd, &mut memory, cpuid, &loaded.start)?;
             monitor.prepare_code(&mut memory, &loaded.code);
             Cpu::Monitored(Box::new(monitor))
@@ -591,51 +385,9 @@ fn set_golden(fd: &VmFd, memory: &GuestMemory) -> Result<(), VcpuError> {
         .map_err(|source| VcpuError { ioctl: "KVM_SET_USER_MEMORY_REGION", source })
 }
 
-fn uses_monitor(kvm: &Kvm, ring0: Ring0) -> Result<bool, VcpuError> {
-    Ok(match ring0 {
-        Ring0::Native => false,
-        Ring0::Monitor => true,
-        Ring0::Auto => !runs_ring0(kvm)?,
-    })
-}
-
 /// Whether `image` says of itself that it is a kernel: a bzImage, or a file with a multiboot header or
 /// a PVH note. Images for Firecracker do not: they look like any other ELF file.
 #[must_use]
 pub fn is_kernel(image: &[u8]) -> bool {
     loader::is_kernel(image)
-}
-
-/// Whether KVM runs CPL 0 natively: one of the instructions that its emulator does not know is tried.
-///
-/// # Errors
-///
-/// [`VcpuError`], when there can be no VM.
-pub fn runs_ring0(kvm: &Kvm) -> Result<bool, VcpuError> {
-    // mov eax, cr4; or eax, 0x600; mov cr4, eax; pxor xmm0, xmm0; hlt
-    const CODE: [u8; 16] =
-        [0x0f, 0x20, 0xe0, 0x0d, 0, 6, 0, 0, 0x0f, 0x22, 0xe0, 0x66, 0x0f, 0xef, 0xc0, 0xf4];
-    const AT: u64 = 0x1000;
-    let memory = |e: MemoryError| VcpuError { ioctl: "mmap", source: std::io::Error::other(e) };
-    let bytes = crate::memory::MEMORY_BYTES_MIN;
-    let (mut memory, _file) = GuestMemory::for_boot(bytes, crate::addr::PAGE_BYTES).map_err(memory)?;
-    memory.write(Gpa(AT), &CODE).expect("the memory is larger");
-    let error = |source| VcpuError { ioctl: "KVM_CREATE_VM", source };
-    let fd = kvm.fd.create_vm().map_err(|e| error(e.into()))?;
-    set_slots(&fd, &memory, Tracking::Off)?;
-    let start = Start { rip: AT, code: 8, data: 16, ..Start::default() };
-    let cpu = Cpu::native(&fd, Cpuid::new(kvm.caps().cpu_model), &start)?;
-    let mut probe = Probe { cpu, fd, memory, bus: Bus::new(Profile::Pc, bytes, &[]) };
-    probe.cpu.vcpu().arm(Duration::from_secs(1));
-    let stop = probe.cpu.step(&probe.fd, &mut probe.memory, &mut probe.bus);
-    probe.cpu.vcpu().disarm();
-    Ok(stop? == Stop::Halt)
-}
-
-/// What [`runs_ring0`] runs, in the order in which it must go.
-struct Probe {
-    cpu: Cpu,
-    fd: VmFd,
-    memory: GuestMemory,
-    bus: Bus,
 }

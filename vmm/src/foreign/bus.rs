@@ -4,57 +4,29 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::Profile;
-use super::devices::hvt;
 use super::devices::interrupts::Interrupts;
 use super::devices::lapic::Refused;
 use super::devices::pic::Pic;
 use super::devices::pit::Pit;
-use super::devices::rtc::{self, Rtc};
-use super::devices::serial::{Serial, SerialImage};
+use super::devices::rtc::Rtc;
+use super::devices::serial::Serial;
 use crate::memory::GuestMemory;
-use crate::reset::{Mutation, Planted};
 use crate::vcpu::enter::Devices;
 use crate::virtio::{self, DeviceConfig, Transport, Virtio};
 
-/// How an image ended its machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Power {
-    /// It switched it off.
-    Off,
-    /// It reset it; a machine here does not start again.
-    Reset,
-    /// It wrote this to the debug-exit port.
-    DebugExit(u32),
-    /// It ended with this status, which its tender would pass on.
-    Exit(i32),
-}
+mod image;
+mod ports;
 
-/// Where the agent of an image calls.
-const AGENT: u16 = unifork_abi::agent::PORT as u16;
+pub(crate) use image::BusImage;
+pub use ports::Power;
+pub(crate) use ports::{PM_TIMER, PM1_CONTROL, PM1_EVENTS};
 
 const IRQ_TIMER: u8 = 0;
 const IRQ_COM1: u8 = 4;
 
 /// Bytes typed at once into a virtio console, which has room for more.
 const TYPED_MAX: usize = 256;
-
-/// Fixed ACPI registers, where QEMU's `pc` has them: events and their enable bits, control, and the timer.
-pub(crate) const PM1_EVENTS: u16 = 0x600;
-pub(crate) const PM1_CONTROL: u16 = 0x604;
-pub(crate) const PM_TIMER: u16 = 0x608;
-const PM_TIMER_HZ: u128 = 3_579_545;
-
-/// What ACPI's timer shows: 32 bits of it.
-fn pm_timer(now_ns: u64) -> u32 {
-    (u128::from(now_ns) * PM_TIMER_HZ / 1_000_000_000) as u32
-}
-
-/// Ports of devices that are not there, at most this many of them, are remembered with how often they
-/// were used.
-const UNKNOWN_MAX: usize = 64;
 
 /// The devices.
 #[derive(Debug)]
@@ -75,20 +47,6 @@ pub(crate) struct Bus {
     // How far the clock moves at each access to a port.
     tick_ns: u64,
     unknown: BTreeMap<u16, u64>,
-}
-
-/// What a [`Bus`] remembers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BusImage {
-    profile: Profile,
-    now_ns: u64,
-    serial: SerialImage,
-    interrupts: Interrupts,
-    pit: Pit,
-    rtc: Rtc,
-    pub(crate) virtio: Virtio,
-    hvt: bool,
-    hvt_waits_ns: u64,
 }
 
 /// The devices, and the memory that some of them reach by themselves.
@@ -157,71 +115,6 @@ impl Bus {
             return append.to_owned();
         }
         words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
-    }
-
-    pub(crate) fn restore(image: &BusImage) -> Self {
-        Self {
-            profile: image.profile,
-            now_ns: image.now_ns,
-            serial: Serial::restore(&image.serial),
-            interrupts: image.interrupts,
-            pit: image.pit,
-            rtc: image.rtc.clone(),
-            virtio: image.virtio.clone(),
-            hvt: image.hvt,
-            hvt_waits_ns: image.hvt_waits_ns,
-            power: None,
-            agent: None,
-            tick_ns: 0,
-            unknown: BTreeMap::new(),
-        }
-    }
-
-    /// Makes this what `image` is.
-    pub(crate) fn put_back(&mut self, image: &BusImage, planted: &Planted) {
-        if !planted.is(Mutation::KeepVirtio) {
-            self.virtio.put_back(&image.virtio);
-        }
-        if planted.is(Mutation::KeepBus) {
-            return;
-        }
-        // How time passes is not the machine's.
-        let Self {
-            profile,
-            now_ns,
-            serial,
-            interrupts,
-            pit,
-            rtc,
-            virtio: _,
-            hvt,
-            hvt_waits_ns,
-            power,
-            agent,
-            tick_ns: _,
-            unknown,
-        } = self;
-        (*profile, *now_ns) = (image.profile, image.now_ns);
-        (*hvt, *hvt_waits_ns) = (image.hvt, image.hvt_waits_ns);
-        (*power, *agent) = (None, None);
-        *serial = Serial::restore(&image.serial);
-        (*interrupts, *pit) = (image.interrupts, image.pit);
-        rtc.clone_from(&image.rtc);
-        unknown.clear();
-    }
-
-    pub(crate) fn image(&self) -> BusImage {
-        BusImage {
-            profile: self.profile,
-            now_ns: self.now_ns,
-            serial: self.serial.image(),
-            interrupts: self.interrupts,
-            pit: self.pit,
-            rtc: self.rtc.clone(),
-            virtio: self.virtio.clone(),
-            hvt: self.hvt,
-            hvt_waits_ns: self.hvt_waits_ns,
-        }
     }
 
     /// From now on, each access to a port takes so long, and nothing else takes any time.
@@ -339,114 +232,6 @@ impl Bus {
         &mut self.virtio
     }
 
-    /// Ports that were used though nothing is there, and how often.
-    pub(crate) fn unknown_ports(&self) -> &BTreeMap<u16, u64> {
-        &self.unknown
-    }
-
-    fn note_unknown(&mut self, port: u16) {
-        if self.unknown.len() < UNKNOWN_MAX || self.unknown.contains_key(&port) {
-            *self.unknown.entry(port).or_default() += 1;
-        }
-    }
-
-    /// Reads `size` (1, 2 or 4) bytes from `port`.
-    pub(crate) fn port_read(&mut self, port: u16, size: u8) -> u32 {
-        self.now_ns += self.tick_ns;
-        let pc = self.profile == Profile::Pc;
-        let byte = match port {
-            0x20 | 0x21 | 0xa0 | 0xa1 => self.interrupts.pic.read(port),
-            0x40..=0x43 => self.pit.read(port, self.now_ns),
-            0x60 | 0x64 => 0, // i8042: nothing typed, ready for a command
-            0x61 => self.pit.read_gate(self.now_ns),
-            0x71 => self.rtc.read(self.now_ns),
-            0x4d0 | 0x4d1 => self.interrupts.pic.read_triggers(port),
-            0x92 => 2, // A20 is on
-            0x3f8..=0x3ff => self.serial.read((port - 0x3f8) as u8),
-            PM1_EVENTS..PM1_CONTROL if pc => 0,
-            // ACPI is on, and was never switched on.
-            PM1_CONTROL if pc => 1,
-            PM_TIMER if pc && size == 4 => return pm_timer(self.now_ns),
-            0xe9 if pc => 0xe9, // how a debug console says that it is one
-            _ => {
-                let mut data = [0; 4];
-                if self.virtio.port_read(port, &mut data[..usize::from(size)]) {
-                    return u32::from_le_bytes(data);
-                }
-                if pc && (0xcf8..=0xcff).contains(&port) {
-                    return u32::MAX;
-                }
-                self.note_unknown(port);
-                return u32::MAX;
-            }
-        };
-        // A byte-wide device on a wider access: the rest of the bus floats.
-        u32::from(byte) | if size > 1 { 0xffff_ff00 } else { 0 }
-    }
-
-    /// Writes the low `size` bytes of `value` to `port`.
-    pub(crate) fn port_write(&mut self, memory: &mut GuestMemory, port: u16, size: u8, value: u32) {
-        self.now_ns += self.tick_ns;
-        let wall_ns = self.now_ns.saturating_add(rtc::EPOCH_S * 1_000_000_000);
-        if self.hvt
-            && let Some(call) = hvt::call(memory, port, value, wall_ns)
-        {
-            return self.serve_hvt(call);
-        }
-        let pc = self.profile == Profile::Pc;
-        let byte = value as u8;
-        match port {
-            0x20 | 0x21 | 0xa0 | 0xa1 => self.interrupts.pic.write(port, byte),
-            0x40..=0x43 => self.pit.write(port, byte, self.now_ns),
-            0x61 => self.pit.write_gate(byte, self.now_ns),
-            0x64 if byte == 0xfe => self.power = Some(Power::Reset),
-            0x60 | 0x64 | 0x80 | 0x92 | 0xed => {}
-            0x70 => self.rtc.select(byte),
-            0x71 => self.rtc.write(byte),
-            0x4d0 | 0x4d1 => self.interrupts.pic.write_triggers(port, byte),
-            0x3f8..=0x3ff => {
-                // 16-bit writes reach two registers, as on the ISA bus.
-                for (i, byte) in value.to_le_bytes().iter().take(size.into()).enumerate() {
-                    let register = (port - 0x3f8) as u8 + i as u8;
-                    if register < 8 {
-                        self.serial.write(register, *byte);
-                    }
-                }
-            }
-            0xe9 if pc => self.serial.write_plain(byte),
-            // isa-debug-exit at QEMU's usual address, and at Solo5's.
-            0xf4 | 0x501 if pc => self.power = Some(Power::DebugExit(value)),
-            // PM1a control of QEMU's PIIX4 and Q35, of Bochs and old QEMU, of VirtualBox: SLP_EN.
-            PM1_CONTROL | 0xb004 | 0x4004 if pc && value & 0x2000 != 0 => self.power = Some(Power::Off),
-            0xcf9 if pc && size == 1 => {
-                if byte & 4 != 0 {
-                    self.power = Some(Power::Reset);
-                }
-            }
-            PM1_EVENTS..=PM1_CONTROL if pc => {}
-            AGENT if size == 4 => self.agent = Some(value),
-            _ => {
-                let data = value.to_le_bytes();
-                let known = self.virtio.port_write(memory, port, &data[..usize::from(size)])
-                    || pc && (0xcf8..=0xcff).contains(&port);
-                if !known {
-                    self.note_unknown(port);
-                }
-            }
-        }
-    }
-
-    fn serve_hvt(&mut self, call: hvt::Call) {
-        match call {
-            hvt::Call::Done => {}
-            hvt::Call::Print(text) => text.iter().for_each(|&byte| self.serial.write_plain(byte)),
-            // Where nothing but ports takes time, a wait is over at once.
-            hvt::Call::Wait(wait) if self.tick_ns > 0 => self.now_ns = self.now_ns.saturating_add(wait),
-            hvt::Call::Wait(wait) => self.hvt_waits_ns = self.now_ns.saturating_add(wait),
-            hvt::Call::Halt(status) => self.power = Some(Power::Exit(status)),
-        }
-    }
-
     /// Until when the CPU waits, because it has called for that.
     pub(crate) fn waits_until(&self) -> Option<u64> {
         (self.hvt_waits_ns > self.now_ns).then_some(self.hvt_waits_ns)
@@ -487,40 +272,6 @@ mod tests {
 
     fn memory() -> GuestMemory {
         GuestMemory::for_boot(MEMORY_BYTES_MIN, 4096).unwrap().0
-    }
-
-    #[test]
-    fn a_machine_can_be_switched_off_in_each_of_the_usual_ways() {
-        for (port, size, value, power) in [
-            (0x604, 2, 0x2000, Power::Off),
-            (0xb004, 2, 0x2000, Power::Off),
-            (0x64, 1, 0xfe, Power::Reset),
-            (0xcf9, 1, 0x06, Power::Reset),
-            (0xf4, 4, 7, Power::DebugExit(7)),
-            (0x501, 2, 41, Power::DebugExit(41)),
-        ] {
-            let mut bus = bus(Profile::Pc);
-            bus.port_write(&mut memory(), port, size, value);
-            assert_eq!(bus.power(), Some(power), "{port:#x}");
-        }
-        let mut bus = bus(Profile::Firecracker);
-        bus.port_write(&mut memory(), 0x604, 2, 0x2000);
-        assert_eq!(bus.power(), None, "Firecracker has no such port");
-        bus.port_write(&mut memory(), 0x64, 1, 0xfe);
-        assert_eq!(bus.power(), Some(Power::Reset));
-    }
-
-    #[test]
-    fn a_pci_bus_without_devices_has_its_bridge_and_nothing_else() {
-        let mut bus = bus(Profile::Pc);
-        bus.port_write(&mut memory(), 0xcf8, 4, 0x8000_0000);
-        assert_eq!(bus.port_read(0xcf8, 4), 0x8000_0000);
-        assert_eq!(bus.port_read(0xcfc, 4), 0x1237_8086);
-        assert_eq!(bus.port_read(0xcfa, 2), u32::MAX);
-        bus.port_write(&mut memory(), 0xcf8, 4, 0x8000_0800);
-        assert_eq!(bus.port_read(0xcfc, 4), u32::MAX);
-        assert_eq!(bus.port_read(0xcfe, 2) as u16, u16::MAX);
-        assert!(bus.unknown_ports().is_empty());
     }
 
     #[test]
