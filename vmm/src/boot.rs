@@ -5,76 +5,37 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unifork_abi::{
-    self as abi, ABI_VERSION, AT_UNIFORK, BootInfo, DIRECT_VA, Hypercall, KERNEL_END_VA, KERNEL_MAGIC,
-    KERNEL_VA, KernelHeader,
+    self as abi, ABI_VERSION, DIRECT_VA, Hypercall, KERNEL_END_VA, KERNEL_MAGIC, KERNEL_VA, KernelHeader,
 };
 
-use crate::addr::{Gpa, PAGE_BYTES, to_page_end};
 use crate::caps::Kvm;
 use crate::comparisons;
 use crate::direct::DirectCalls;
-use crate::elf::{Counters, GuestImage, ImageError};
+use crate::elf::{GuestImage, ImageError};
 use crate::faults::FaultDoors;
-use crate::layout::Layout;
-use crate::machine;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::outcome::Outcome;
-use crate::plan::{Plan, PlanError, Sizes, Windows};
+use crate::plan::{Plan, PlanError, Sizes};
 use crate::root::RootImage;
 use crate::services::{self, Services};
 use crate::snapshot::{Snapshot, SnapshotError};
-use crate::stack::{self, StackError};
+use crate::stack::StackError;
 use crate::vcpu::VcpuError;
 use crate::vcpu::cpuid::CpuModel;
 use crate::vm::{Event, Tracking, Vm};
 use crate::windows;
 
-/// The clock of every guest starts here: 2026-01-01 00:00:00 UTC, in nanoseconds.
-const EPOCH_NS: u64 = 1_767_225_600 * 1_000_000_000;
-/// What every guest's randomness starts from.
-const RANDOM_SEED: u64 = 0x756e_6966_6f72_6b21;
+mod config;
+mod place;
+
+pub use config::{MachineConfig, MachineInfo};
+pub(crate) use place::write_tables;
+use place::{write_at, write_boot_info, write_image};
+
 /// Console bytes kept of a boot at most.
 const CONSOLE_KEPT_MAX: usize = 1 << 20;
-
-/// What a machine is made of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineConfig {
-    /// Bytes of guest memory; a multiple of 4 KiB. Default 64 MiB.
-    pub memory_bytes: u64,
-    /// Bytes of the application's stack. Default 8 MiB, as on Linux.
-    pub stack_bytes: u64,
-    /// The longest input in bytes. Default 1 MiB.
-    pub input_max: u64,
-    /// The application's arguments; the first is its name. Default: the image's name.
-    pub args: Vec<String>,
-    /// Its environment. Default: empty.
-    pub env: Vec<String>,
-    /// How long it may take to ask for its first input. Default 30 s.
-    pub boot_deadline: Duration,
-    /// Whether `syscall` instructions are rewritten into calls of the libOS. Default: yes.
-    pub direct_calls: bool,
-    /// The CPU that the guest sees. Default, and with it what the snapshot says: the better of those
-    /// that the host can be.
-    pub cpu_model: Option<CpuModel>,
-}
-
-impl Default for MachineConfig {
-    fn default() -> Self {
-        Self {
-            memory_bytes: 64 << 20,
-            stack_bytes: 8 << 20,
-            input_max: 1 << 20,
-            args: Vec::new(),
-            env: Vec::new(),
-            boot_deadline: Duration::from_secs(30),
-            direct_calls: true,
-            cpu_model: None,
-        }
-    }
-}
 
 /// Why a machine could not be booted. What the guest does wrong while it boots is
 /// [`BootEnd::Ended`] instead.
@@ -141,35 +102,8 @@ pub struct Outside<'a> {
     pub services: Option<&'a mut dyn Services>,
 }
 
-/// Bytes of a signal's frame at most: with AVX-512 (`guest/kernel/src/signal/frame.rs`), and as Linux has it.
-const SIGNAL_FRAME_BYTES: u64 = 3632;
-
 /// How often a console is looked at while the guest runs.
 const CONSOLE_INTERVAL: Duration = Duration::from_millis(50);
-
-/// What is the same for all forks of a machine, besides its memory and vCPU.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MachineInfo {
-    /// What it was made of.
-    pub config: MachineConfig,
-    /// Name of the application's image.
-    pub name: String,
-    /// Where everything is.
-    pub layout: Arc<Layout>,
-    /// Where the windows are.
-    pub windows: Windows,
-    /// The application's counters.
-    pub app_counters: Option<Counters>,
-    /// The libOS's counters.
-    pub kernel_counters: Option<Counters>,
-    /// What is added to addresses in the application's file.
-    pub app_bias: u64,
-    /// Address at which the guest loads x87, SSE and AVX state by itself, from memory that every
-    /// reset puts back: a fork that begins there needs no such ioctl. 0: it does not.
-    pub resume: u64,
-    /// Where the libOS wants exceptions that it deals with itself.
-    pub(crate) doors: Option<FaultDoors>,
-}
 
 /// Boots `image` on `kernel`, until it asks for its first input or ends.
 ///
@@ -453,106 +387,4 @@ fn kernel_header(kernel: &GuestImage) -> Result<KernelHeader, BootError> {
         copy_end: word(80),
         copy_fault: word(88),
     })
-}
-
-/// Writes the CPU's tables and the page tables.
-pub(crate) fn write_tables(memory: &mut GuestMemory, plan: &Plan) -> Result<(), PlanError> {
-    let tables = plan.layout.tables(plan.tables, plan.tables_pages)?;
-    for (i, table) in tables.iter().enumerate() {
-        let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_le_bytes()).collect();
-        write(memory, plan.tables.offset(i as u64 * PAGE_BYTES), &bytes);
-    }
-    write(memory, plan.machine, &machine::tables());
-    Ok(())
-}
-
-/// Writes where the plan has put something, which is inside memory by construction.
-fn write(memory: &mut GuestMemory, at: Gpa, bytes: &[u8]) {
-    memory.write(at, bytes).expect("the plan lies inside guest memory");
-}
-
-fn write_at(memory: &mut GuestMemory, layout: &Layout, va: u64, bytes: &[u8]) {
-    let mut done = 0;
-    while done < bytes.len() {
-        let at = va + done as u64;
-        let count = (bytes.len() - done).min(to_page_end(at) as usize);
-        let to = layout.translate(at).expect("the plan maps what is loaded");
-        write(memory, to, &bytes[done..done + count]);
-        done += count;
-    }
-}
-
-fn write_image(memory: &mut GuestMemory, layout: &Layout, image: &GuestImage) {
-    for segment in &image.segments {
-        write_at(memory, layout, segment.start, &image.bytes()[segment.file.clone()]);
-    }
-}
-
-fn write_boot_info(
-    memory: &mut GuestMemory,
-    plan: &Plan,
-    config: &MachineConfig,
-    image: &GuestImage,
-    kernel: &GuestImage,
-    [vector, root_bytes, services]: [u64; 3],
-) -> Result<(), StackError> {
-    // Linux include/uapi/linux/auxvec.h: PHDR PHENT PHNUM PAGESZ BASE FLAGS ENTRY UID EUID GID EGID
-    // HWCAP CLKTCK SECURE MINSIGSTKSZ.
-    let model = config.cpu_model.unwrap_or_else(CpuModel::of_host);
-    let [_, _, _, hwcap] = model.lookup(1, 0);
-    let auxv = [
-        (3, image.headers.address),
-        (4, image.headers.entry_bytes),
-        (5, image.headers.count),
-        (6, PAGE_BYTES),
-        (7, 0),
-        (8, 0),
-        (9, image.entry),
-        (11, 0),
-        (12, 0),
-        (13, 0),
-        (14, 0),
-        (16, u64::from(hwcap)),
-        (17, 100),
-        (23, 0),
-        (51, SIGNAL_FRAME_BYTES),
-        (AT_UNIFORK, vector),
-    ];
-    let random = (u128::from(RANDOM_SEED) * 0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    let contents = stack::Contents { args: &config.args, env: &config.env, auxv: &auxv, random };
-    let (bytes, app_stack) = stack::build(&contents, abi::STACK_TOP_VA)?;
-    write_at(memory, &plan.layout, app_stack, &bytes);
-    let low = plan.layout.find(abi::STACK_TOP_VA - 1).map_or(0, |m| m.start.0);
-    let span = image.span();
-    let counters = |image: &GuestImage| image.counters().map_or((0, 0), |c| (c.start, c.count));
-    let (app_counters, app_counter_count) = counters(image);
-    let (kernel_counters, kernel_counter_count) = counters(kernel);
-    let info = BootInfo {
-        abi_version: ABI_VERSION,
-        reserved: 0,
-        memory_bytes: config.memory_bytes,
-        arena_start: abi::ARENA_VA,
-        arena_bytes: plan.arena_bytes,
-        app_entry: image.entry,
-        app_stack,
-        app_stack_low: low,
-        app_start: span.start,
-        app_end: span.end,
-        app_counters,
-        app_counter_count,
-        kernel_counters,
-        kernel_counter_count,
-        input_window_bytes: plan.windows.input_bytes,
-        input_max: config.input_max,
-        coverage_stride: plan.windows.coverage_stride,
-        coverage_slots: plan.windows.coverage_slots,
-        epoch_ns: EPOCH_NS,
-        random_seed: RANDOM_SEED,
-        root_bytes,
-        services,
-        heap_start: abi::KERNEL_HEAP_VA,
-        heap_bytes: plan.heap_bytes,
-    };
-    write(memory, plan.boot_info, &windows::bytes_of_boot_info(&info));
-    Ok(())
 }

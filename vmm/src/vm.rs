@@ -13,7 +13,6 @@ use kvm_bindings::{
     kvm_sregs,
 };
 use kvm_ioctls::VmFd;
-use unifork_abi::{Hypercall, SyscallFrame};
 
 use crate::addr::{Gpa, PAGE_BYTES, to_page_end};
 use crate::boot::MachineInfo;
@@ -23,13 +22,14 @@ use crate::introspect::{ReadMemory, Registers};
 use crate::layout::Layout;
 use crate::machine;
 use crate::memory::GuestMemory;
-use crate::outcome::{Cause, Crash, CrashKind, Outcome};
 use crate::pool::{SpawnTimes, timed};
 use crate::reset::Tracked;
 use crate::sys::ring::{self, DirtyRing};
 use crate::sys::slots;
 use crate::vcpu::{CoreState, Exit, Vcpu, VcpuError};
-use crate::windows;
+
+mod outcome;
+mod traps;
 
 /// The slot of RAM.
 pub(crate) const RAM_SLOT: u32 = 0;
@@ -38,8 +38,6 @@ pub(crate) const WINDOWS_SLOT: u32 = 1;
 /// The slot of golden memory.
 pub(crate) const GOLDEN_SLOT: u32 = 2;
 
-/// Bytes of a message that the guest hands over, at most.
-const MESSAGE_BYTES_MAX: u64 = 4096;
 /// `cpuid` instructions served in one run, at most: a guest that spins on them runs into its
 /// deadline anyway, but must not keep the host in this loop when it has none.
 const CPUID_SERVED_MAX: usize = 1 << 20;
@@ -253,160 +251,10 @@ impl Vm {
         Event::Deadline
     }
 
-    /// Word `n` (from 1) below the top of the trap stack: SS, RSP, RFLAGS, CS, RIP, error code.
-    fn frame_word(&self, n: u64) -> u64 {
-        let mut bytes = [0; 8];
-        let at = self.trap_stack.offset(PAGE_BYTES - 8 * n);
-        self.memory.read(at, &mut bytes).expect("the trap stack is a page of the windows");
-        u64::from_le_bytes(bytes)
-    }
-
-    /// The registers at the instruction that trapped: the frame's, and the rest as they are.
-    pub(crate) fn trapped_registers(&self) -> Registers {
-        let mut registers = registers_of(&self.vcpu.core());
-        registers.rsp = self.frame_word(2);
-        registers.rflags = self.frame_word(3);
-        registers.rip = self.frame_word(5);
-        registers
-    }
-
-    /// Makes the vCPU go on behind the trap it is in, as `iretq` would, at `rip`.
-    pub(crate) fn return_from_trap(&mut self, rip: u64) -> Result<(), VcpuError> {
-        let (rsp, rflags) = (self.frame_word(2), self.frame_word(3));
-        let regs = self.vcpu.regs_mut();
-        regs.rip = rip;
-        regs.rsp = rsp;
-        regs.rflags = rflags;
-        machine::enter_user(self.vcpu.sregs_mut());
-        self.vcpu.store()
-    }
-
     /// Answers the hypercall the vCPU is in.
     pub(crate) fn answer(&mut self, result: u64) -> Result<(), VcpuError> {
         self.vcpu.regs_mut().rax = result;
         self.vcpu.store()
-    }
-
-    /// Serves a `cpuid` that faulted, and says whether it was one.
-    fn serve_cpuid(&mut self, registers: &Registers) -> bool {
-        let mut code = [0; 2];
-        if !self.vcpu.cpuid_faults() || !self.read(registers.rip, &mut code) || code != [0x0f, 0xa2] {
-            return false;
-        }
-        let model = self.vcpu.model();
-        let regs = self.vcpu.regs_mut();
-        let [eax, ebx, ecx, edx] = model.lookup(regs.rax as u32, regs.rcx as u32);
-        regs.rax = eax.into();
-        regs.rbx = ebx.into();
-        regs.rcx = ecx.into();
-        regs.rdx = edx.into();
-        self.return_from_trap(registers.rip + 2).is_ok()
-    }
-
-    /// Lets the guest go on after an exception that it deals with itself, and says whether it is one.
-    fn hand_over(&mut self, vector: u8, error_code: u32, address: u64, registers: &Registers) -> bool {
-        let Some(doors) = self.doors else { return false };
-        if let Some(rip) = doors.copy_fixup(vector, registers.rip) {
-            return self.return_from_trap(rip).is_ok();
-        }
-        let Some(bit) = FaultDoors::bit(vector, registers.rip) else { return false };
-        let mut wanted = [0; 8];
-        if !self.read(doors.signals, &mut wanted) || u64::from_le_bytes(wanted) & bit == 0 {
-            return false;
-        }
-        let fault = [vector.into(), error_code.into(), address, registers.rip, registers.rflags];
-        windows::set_fault(&mut self.memory, self.control, fault);
-        self.handed_debug |= vector == 1;
-        // Flags as at a system call: no single steps in the libOS.
-        let regs = self.vcpu.regs_mut();
-        (regs.rip, regs.rsp, regs.rflags) = (doors.entry, registers.rsp, 2);
-        machine::enter_user(self.vcpu.sregs_mut());
-        self.vcpu.store().is_ok()
-    }
-
-    /// Whether a #DB was handed over since this was last asked.
-    pub(crate) fn take_handed_debug(&mut self) -> bool {
-        std::mem::take(&mut self.handed_debug)
-    }
-
-    /// The exception that was handed over last, as the control page has it.
-    fn handed_over(&self) -> Cause {
-        let [vector, error_code, address, ..] = windows::fault(&self.memory, self.control);
-        Cause::Exception { vector: vector as u8, error_code: error_code as u32, address }
-    }
-
-    /// How the run that stopped with `event` ended, when it does not go on: everything but the
-    /// hypercalls that its caller understands.
-    pub(crate) fn outcome(&self, event: Event) -> Outcome {
-        let (cause, registers) = match event {
-            Event::Deadline => return Outcome::Timeout,
-            Event::Exception { vector, error_code, address, registers } => {
-                (Cause::Exception { vector, error_code, address }, registers)
-            }
-            Event::Lost { reason } => (Cause::Vm { reason }, registers_of(&self.vcpu.core())),
-            Event::Hypercall { number, args: [a, b, c] } => match Hypercall::from_number(number) {
-                Some(Hypercall::Exit) => return Outcome::Exit { code: a as i32 },
-                Some(Hypercall::Signal) if c == 1 => (self.handed_over(), self.syscall_registers(b)),
-                Some(Hypercall::Signal) => (Cause::Signal { number: a as i32 }, self.syscall_registers(b)),
-                Some(Hypercall::Panic) => {
-                    (Cause::KernelPanic { message: self.message(a, b) }, registers_of(&self.vcpu.core()))
-                }
-                Some(Hypercall::OutOfMemory) => {
-                    (Cause::OutOfMemory { requested: a }, self.syscall_registers(b))
-                }
-                Some(Hypercall::Assert) => {
-                    (Cause::Assertion { message: self.message(a, b) }, self.syscall_registers(c))
-                }
-                _ => (Cause::BadHypercall { number }, registers_of(&self.vcpu.core())),
-            },
-        };
-        let kind = CrashKind::of(&cause, &registers, &self.layout);
-        Outcome::Crash(Crash { cause, kind, registers })
-    }
-
-    /// The application's registers at the system call whose frame is claimed to be at `frame`.
-    fn syscall_registers(&self, frame: u64) -> Registers {
-        let mut bytes = [0; size_of::<SyscallFrame>()];
-        if frame == 0 || !self.read(frame, &mut bytes) {
-            return registers_of(&self.vcpu.core());
-        }
-        let word =
-            |i: usize| bytes[i * 8..].first_chunk().map_or(0, |chunk: &[u8; 8]| u64::from_le_bytes(*chunk));
-        let bases = registers_of(&self.vcpu.core());
-        Registers {
-            r15: word(0),
-            r14: word(1),
-            r13: word(2),
-            r12: word(3),
-            rbp: word(4),
-            rbx: word(5),
-            r11: word(6),
-            r10: word(7),
-            r9: word(8),
-            r8: word(9),
-            rax: word(10),
-            rcx: word(11),
-            rdx: word(12),
-            rsi: word(13),
-            rdi: word(14),
-            rip: word(15),
-            rflags: word(16),
-            rsp: word(17),
-            ..bases
-        }
-    }
-
-    /// `bytes` bytes of text that the guest claims to have at `at`; as much of it as is readable.
-    fn message(&self, at: u64, bytes: u64) -> String {
-        let mut text = Vec::new();
-        for i in 0..bytes.min(MESSAGE_BYTES_MAX) {
-            let mut byte = [0];
-            if !self.read(at.wrapping_add(i), &mut byte) {
-                break;
-            }
-            text.push(byte[0]);
-        }
-        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Copies from the guest's linear memory through the layout, never from golden memory that is
