@@ -162,19 +162,26 @@ impl Vcpu {
         if let Some(e) = refused {
             return Err(failed("KVM_SET_SREGS")(e));
         }
-        let msrs = [
-            (state::MSR_STAR, machine::STAR),
-            (state::MSR_LSTAR, syscall_entry),
-            (state::MSR_SYSCALL_MASK, 0x4_7700), // AC NT IOPL DF IF TF
-        ];
+        self.set_syscall_entry(syscall_entry, 0x4_7700)?; // AC NT IOPL DF IF TF
+        let events = self.fd.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?;
+        let regs = kvm_regs { rip, rsp, rflags: 2, ..Default::default() };
+        self.load(&CoreState { regs, sregs, events })
+    }
+
+    /// Makes `syscall` go to `entry`, with the flags in `mask` cleared.
+    ///
+    /// # Errors
+    ///
+    /// [`VcpuError`] when KVM refuses.
+    pub(crate) fn set_syscall_entry(&mut self, entry: u64, mask: u64) -> Result<(), VcpuError> {
+        let msrs =
+            [(state::MSR_STAR, machine::STAR), (state::MSR_LSTAR, entry), (state::MSR_SYSCALL_MASK, mask)];
         let set = self.fd.set_msrs(&state::msr_list(&msrs)).map_err(failed("KVM_SET_MSRS"))?;
         if set != msrs.len() {
             let source = io::Error::other(format!("MSR {:#x} was refused", msrs[set].0));
             return Err(VcpuError { ioctl: "KVM_SET_MSRS", source });
         }
-        let events = self.fd.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?;
-        let regs = kvm_regs { rip, rsp, rflags: 2, ..Default::default() };
-        self.load(&CoreState { regs, sregs, events })
+        Ok(())
     }
 
     /// Sets registers and events for the next run. On the data plane.

@@ -144,7 +144,7 @@ fn a_kernel_gets_interrupts_from_local_and_io_apic() {
     }
 }
 
-const SAID: &str = "tables\nexceptions\nflags\nsse\npaging\nuser\ntimer\n";
+const SAID: &str = "tables\nexceptions\nflags\nsse\npaging\nuser\nsystem calls\ntimer\n";
 
 #[test]
 fn a_kernel_in_long_mode_finds_the_cpu_and_devices_that_it_expects() {
@@ -163,7 +163,7 @@ fn forks_of_a_frozen_machine_go_on_where_it_was_and_alike() {
     let kvm = Kvm::open().unwrap();
     let kernel = long();
     for ring0 in ways(&kvm) {
-        for at in ["long\n", "exceptions\n", "sse\n", "paging\n", "user\n"] {
+        for at in ["long\n", "exceptions\n", "sse\n", "paging\n", "user\n", "system calls\n"] {
             let config =
                 Config { append: "long".into(), ring0, profile: Profile::Firecracker, ..Config::default() };
             go_on_from(&kvm, &kernel, &config, at, &format!("long\n{SAID}"));

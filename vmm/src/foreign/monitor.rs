@@ -51,6 +51,8 @@ const CODE_BYTES_MAX: u64 = 64 << 20;
 const FILLED_MAX: usize = 4096;
 /// Pages of a large page that are mapped when one of them is touched.
 const AHEAD: u64 = 32;
+/// Bytes of a `syscall`.
+const SYSCALL_BYTES: u64 = 2;
 const VECTOR_DB: u8 = 1;
 const VECTOR_BP: u8 = 3;
 const VECTOR_UD: u8 = 6;
@@ -133,6 +135,8 @@ impl Monitor {
         let cpuid = cpuid.with_tsc_khz(vcpu.tsc_khz()).with_real_xsave(xsave::host_bytes());
         vcpu.refresh_all()?;
         let mut sregs = *vcpu.sregs_mut();
+        // Software KVM does a `syscall` whatever EFER says, and stays at CPL 3.
+        vcpu.set_syscall_entry(tables::SYSCALL_VA, guest::FLAG_TF)?;
         vcpu.choose_sregs(tables::CR4_WISHES.iter().map(|&wishes| {
             tables::set_up(&mut sregs, wishes);
             sregs.cr3 = tables::ARENA;
@@ -448,9 +452,9 @@ impl Monitor {
         self.cpu.sti_before_hlt = None;
         let mut guest = self.guest(memory, bus);
         let done = if frame.rip & !(PAGE_BYTES - 1) == tables::SYSCALL_VA {
-            guest.regs.rip = guest.regs.rcx;
-            guest.regs.rflags = guest.regs.r11;
-            guest.system_call().map(|()| Done::Jumped)
+            guest.regs.rip = guest.regs.rcx.wrapping_sub(SYSCALL_BYTES);
+            guest.regs.rflags = guest.regs.r11 & !stepping | hidden;
+            guest.system_call(SYSCALL_BYTES).map(|()| Done::Jumped)
         } else {
             guest.emulate()
         };

@@ -219,6 +219,63 @@ user:
     lea rsi, said_user[rip]
     call print
 
+    // System calls: none without EFER.SCE, then from CPL 0, then from CPL 3 and back there.
+    lea rbx, 1f[rip]
+    lea rax, 2f[rip]
+    mov continue[rip], rax
+    mov dword ptr vector[rip], 0
+1:  syscall
+2:  cmp dword ptr vector[rip], 6
+    jne fail
+    cmp interrupted[rip], rbx
+    jne fail
+    mov ecx, 0xc0000081
+    xor eax, eax
+    mov edx, 0x00100008
+    wrmsr
+    mov ecx, 0xc0000082
+    lea rax, system_call[rip]
+    xor edx, edx
+    wrmsr
+    mov ecx, 0xc0000084
+    mov eax, 0x600
+    wrmsr
+    mov ecx, 0xc0000080
+    rdmsr
+    or eax, 1
+    wrmsr
+    cld
+    sti
+    mov edi, 5
+    lea rbx, 1f[rip]
+    syscall
+1:  cli
+    cmp edi, 6
+    jne fail
+    lea rax, 3f[rip]
+    mov continue[rip], rax
+    push 0x23
+    lea rax, user_stack_top[rip]
+    push rax
+    push 0x602
+    push 0x1b
+    lea rax, user_calls[rip]
+    push rax
+    iretq
+user_calls:
+    mov edi, 7
+    lea rbx, 1f[rip]
+    syscall
+1:  int 0x80
+3:  cld
+    lea rsp, stack_top[rip]
+    cmp edi, 8
+    jne fail
+    cmp word ptr selector[rip], 0x23
+    jne fail
+    lea rsi, said_calls[rip]
+    call print
+
     // The interval timer, three times.
     mov al, 0x11
     out 0x20, al
@@ -264,6 +321,27 @@ shows_flags:
     ret
     .skip 32, 0x90
     .balign 4096
+
+// The system call: one more than in EDI. RBX says where it should come from; it comes with interrupts and
+// direction masked, and returns to CPL 3 if it came from there.
+system_call:
+    pushfq
+    pop rax
+    test eax, 0x600
+    jnz fail
+    cmp rcx, rbx
+    jne fail
+    test r11d, 0x200
+    jz fail
+    inc edi
+    cmp edi, 8
+    je 1f
+    push r11
+    popfq
+    jmp rcx
+1:  test r11d, 0x400
+    jz fail
+    sysretq
 
 // Prints the text at RSI, and a new line.
 print:
@@ -327,6 +405,7 @@ said_flags:      .asciz "flags"
 said_sse:        .asciz "sse"
 said_paging:     .asciz "paging"
 said_user:       .asciz "user"
+said_calls:      .asciz "system calls"
 said_timer:      .asciz "timer"
 said_fail:       .asciz "fail"
     .balign 4096

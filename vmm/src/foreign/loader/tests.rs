@@ -160,6 +160,7 @@ fn multiboot_hands_over_command_line_modules_and_a_map_from_reserved_memory() {
     let list = u64::from(field(6));
     let (initrd, module) = (number(&memory, list), number(&memory, list + 16));
     assert_eq!(memory[initrd as usize..][..4], *b"disk");
+    assert_eq!(initrd, 0x10_4000, "a page behind the image, which has 0x3000 bytes");
     assert_eq!(memory[module as usize..number(&memory, list + 20) as usize], modules[0].bytes);
     assert_eq!(text_at(&memory, number(&memory, list + 24)), "first a");
     // Everything of the protocol's own lies where the map has no free memory.

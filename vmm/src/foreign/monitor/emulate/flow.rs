@@ -24,22 +24,20 @@ impl Guest<'_> {
                     return Err(fault);
                 }
             }
-            Mnemonic::Syscall => {
-                self.regs.rcx = i.next_ip();
-                self.system_call()?;
-            }
+            Mnemonic::Syscall => self.system_call(i.len() as u64)?,
             _ => self.system_return(i.mnemonic() == Mnemonic::Sysretq)?,
         }
         Ok(Done::Jumped)
     }
 
-    /// Enters the guest's system-call handler. RCX holds where to return to.
-    pub(crate) fn system_call(&mut self) -> Result<(), Fault> {
+    /// Enters the guest's system-call handler, by an instruction of `bytes` bytes.
+    pub(crate) fn system_call(&mut self, bytes: u64) -> Result<(), Fault> {
         if self.cpu.paging.efer & 1 == 0 || self.cpu.mode() != Mode::Bits64 {
             return Err(UD);
         }
         let msr = |index| self.cpu.msr(index).unwrap_or(0);
         let (star, entry, mask) = (msr(MSR_STAR), msr(MSR_LSTAR), msr(MSR_SYSCALL_MASK));
+        self.regs.rcx = self.regs.rip.wrapping_add(bytes);
         self.regs.r11 = self.cpu.flags(self.regs.rflags);
         self.regs.rflags = self.regs.rflags & !mask | 2;
         let selector = (star >> 32) as u16 & !3;
