@@ -108,7 +108,12 @@ impl Bus {
     /// `append`, and what a kernel has to be told of the devices: before a `--`, behind which a command line is
     /// somebody else's.
     pub(crate) fn command_line(&self, append: &str) -> String {
-        let (kernel, rest) = append.split_at(append.find("-- ").unwrap_or(append.len()));
+        let is_separator = |&(at, _): &(usize, &str)| {
+            let around = (append[..at].bytes().last(), append.as_bytes().get(at + 2));
+            around.0.is_none_or(|byte| byte == b' ') && around.1.is_none_or(|&byte| byte == b' ')
+        };
+        let separator = append.match_indices("--").find(is_separator);
+        let (kernel, rest) = append.split_at(separator.map_or(append.len(), |(at, _)| at));
         let arguments = self.virtio.kernel_arguments();
         let words = [kernel.trim_end()].into_iter().chain(arguments.iter().map(String::as_str)).chain([rest]);
         if arguments.is_empty() {
@@ -272,6 +277,23 @@ mod tests {
 
     fn memory() -> GuestMemory {
         GuestMemory::for_boot(MEMORY_BYTES_MIN, 4096).unwrap().0
+    }
+
+    #[test]
+    fn devices_are_told_before_what_is_not_the_kernels() {
+        let bus = |devices: &[DeviceConfig]| Bus::new(Profile::Firecracker, MEMORY_BYTES_MIN, devices);
+        assert_eq!(bus(&[]).command_line("a --"), "a --");
+        let one = bus(&[DeviceConfig::Console]);
+        let device = "virtio_mmio.device=4K@0xd0000000:5";
+        for (append, all) in [
+            ("", device.to_owned()),
+            ("a --x b--", format!("a --x b-- {device}")),
+            ("a -- b -- c", format!("a {device} -- b -- c")),
+            ("a --", format!("a {device} --")),
+            ("-- a", format!("{device} -- a")),
+        ] {
+            assert_eq!(one.command_line(append), all);
+        }
     }
 
     #[test]

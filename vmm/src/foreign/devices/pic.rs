@@ -115,12 +115,11 @@ pub(crate) struct Pic {
 impl Pic {
     /// A pair whose inputs are edge-triggered but for those in `levels`.
     pub(crate) fn new(levels: u16) -> Self {
-        // As firmware leaves them: everything masked.
-        let chip = Chip { mask: 0xff, ..Chip::default() };
+        // As firmware leaves them: everything masked but the second at the first, which is not a device's. Unikraft
+        // unmasks a device's input alone.
         let [first, second] = levels.to_le_bytes();
-        Self {
-            chips: [Chip { base: 0x08, levels: first, ..chip }, Chip { base: 0x70, levels: second, ..chip }],
-        }
+        let chip = |base, levels, mask| Chip { base, levels, mask, ..Chip::default() };
+        Self { chips: [chip(0x08, first, !(1 << CASCADE)), chip(0x70, second, 0xff)] }
     }
 
     /// Raises line `irq` for an instant: an edge.
@@ -237,6 +236,24 @@ mod tests {
         assert_eq!(pic.acknowledge(), Some(0x2b));
         assert!(!pic.is_pending());
         assert_eq!(pic.read(0xa1), 0xf7);
+    }
+
+    #[test]
+    fn a_kernel_that_keeps_the_masks_it_found_unmasks_one_input_alone() {
+        let mut pic = Pic::new(0);
+        let found = [pic.read(0x21), pic.read(0xa1)];
+        for (port, value) in [(0x20, 0x11), (0xa0, 0x11), (0x21, 0x20), (0xa1, 0x28), (0x21, 4), (0xa1, 2)] {
+            pic.write(port, value);
+        }
+        for (port, mask) in [(0x21, found[0]), (0xa1, found[1])] {
+            pic.write(port, 1);
+            pic.write(port, mask);
+        }
+        pic.pulse(0);
+        pic.pulse(11);
+        assert!(!pic.is_pending());
+        pic.write(0xa1, found[1] & !(1 << 3));
+        assert_eq!(pic.acknowledge(), Some(0x2b));
     }
 
     #[test]
