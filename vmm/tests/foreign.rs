@@ -171,6 +171,37 @@ fn forks_of_a_frozen_machine_go_on_where_it_was_and_alike() {
     }
 }
 
+const USER_SAID: &str = "call\nprivilege\nflags\nmemory\ninterrupts\nmapping\nspaces\n";
+
+#[test]
+fn a_kernel_and_its_program_at_cpl_3_are_kept_apart() {
+    let kvm = Kvm::open().unwrap();
+    let kernel = build("user", X86_64, "start", &[]);
+    for ring0 in ways(&kvm) {
+        let config = Config { ring0, profile: Profile::Firecracker, ..Config::default() };
+        let (end, console, _) = boot(&kernel, &config);
+        assert_eq!((&*console, end), (USER_SAID, End::Power(Power::Reset)), "{ring0:?}");
+        for at in ["call\n", "flags\n", "memory\n", "mapping\n"] {
+            go_on_from(&kvm, &kernel, &config, at, USER_SAID);
+        }
+    }
+}
+
+#[test]
+fn an_address_that_the_host_keeps_for_itself_is_named() {
+    let kernel = build("high", X86_64, "start", &[]);
+    let config = Config { ring0: Ring0::Monitor, profile: Profile::Firecracker, ..Config::default() };
+    match boot(&kernel, &config) {
+        (End::Power(Power::Reset), console, _) => assert_eq!(console, "high\n"),
+        // Software KVM has its own tables there.
+        (End::Stuck { reason }, console, _) => {
+            assert!(reason.contains("0xffff800000100"), "{reason}");
+            assert_eq!(console, "");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Freezes `kernel` where it has written `at`, and sees that forks of that write the rest of `all`.
 fn go_on_from(kvm: &Kvm, kernel: &Kernel, config: &Config, at: &'static str, all: &str) {
     let mut machine = Machine::boot(kvm, "kernel", &kernel.bytes, config).unwrap();

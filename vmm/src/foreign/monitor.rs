@@ -51,6 +51,8 @@ const CODE_BYTES_MAX: u64 = 64 << 20;
 const FILLED_MAX: usize = 4096;
 /// Pages of a large page that are mapped when one of them is touched.
 const AHEAD: u64 = 32;
+/// How often in a row a page may be touched in vain that is mapped: by then it is the host that has no room there.
+const REFUSED_MAX: u32 = 64;
 /// Bytes of a `syscall`.
 const SYSCALL_BYTES: u64 = 2;
 const VECTOR_DB: u8 = 1;
@@ -87,6 +89,9 @@ pub(crate) struct Monitor {
     filled: Vec<(View, u64)>,
     // It stops behind each instruction.
     stepping: bool,
+    // Of the last traps in a row that were about one page, which was mapped already: how many they are, the page,
+    // and how many traps there had been.
+    refused: (u32, u64, u64),
     // The guest has stopped for more than the clock since this was last asked.
     disturbed: bool,
 }
@@ -164,6 +169,7 @@ impl Monitor {
             stats: MonitorStats::default(),
             filled,
             stepping: false,
+            refused: (0, 0, 0),
             disturbed: false,
         })
     }
@@ -537,6 +543,12 @@ impl Monitor {
                         write: to.write,
                         execute: to.execute && (device || self.cpu.scanned.contains(&gpa)),
                     };
+                    if page == 0 && self.is_refused(memory, view, at, entry) {
+                        return Ok(Stop::Stuck(format!(
+                            "it uses address {address:#x}, where this host's KVM maps nothing: a software KVM keeps \
+                             part of the upper half for itself"
+                        )));
+                    }
                     if self.shadow.map(memory, view, at, entry).is_err() {
                         self.reclaim(vm, memory)?;
                         self.shadow.map(memory, view, at, entry).expect("all pages are free");
@@ -550,6 +562,17 @@ impl Monitor {
             }
             Err(PageFault(code)) => Ok(self.deliver(memory, bus, Fault { vector: VECTOR_PF, code, address })),
         }
+    }
+
+    /// Whether `address`, which leads to `entry`, has been touched in vain too often.
+    fn is_refused(&mut self, memory: &mut GuestMemory, view: View, address: u64, entry: Entry) -> bool {
+        if self.shadow.find(memory, view, address) != Some(entry) {
+            return false;
+        }
+        let (times, last, traps) = self.refused;
+        let again = last == address && traps + 1 == self.stats.traps;
+        self.refused = (if again { times + 1 } else { 1 }, address, self.stats.traps);
+        self.refused.0 > REFUSED_MAX
     }
 
     /// All pages of shadow tables are used up: makes KVM forget them, and begins anew.

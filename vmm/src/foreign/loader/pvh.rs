@@ -55,6 +55,8 @@ pub(super) fn load<'a>(request: &Request<'a>, elf: &Elf, entry: u32) -> Result<L
     let start = Start {
         rip: entry.into(),
         rbx: info,
+        // The protocol promises no stack, but Nanos calls functions before it has set one up.
+        rsp: area::START,
         gdt: area.gdt(),
         code: area::CODE_SELECTOR,
         data: area::DATA_SELECTOR,

@@ -193,6 +193,7 @@ fn pvh_notes_may_be_4_or_8_bytes_wide_in_either_kind_of_file() {
         let image = pvh(is_64, wide);
         let loaded = load(&Request { initrd: Some(b"disk"), ..request(&image) }).unwrap();
         assert_eq!((loaded.protocol, loaded.start.rip), (Protocol::Pvh, 0x10_0000));
+        assert!((0x1000..=0x9_0000).contains(&loaded.start.rsp), "Nanos calls before it has a stack");
         let memory = memory_of(&loaded);
         let info = loaded.start.rbx;
         assert_eq!(number(&memory, info), 0x336e_c578);
