@@ -127,7 +127,7 @@ fn a_kernel_for_solo5s_hvt_is_served_its_calls() {
     }
 }
 
-const INTERRUPTS: &str = "one shot\nperiodic\nio apic\nx2apic\npriority\nagain\n";
+const INTERRUPTS: &str = "one shot\nperiodic\nstorm\nio apic\nx2apic\npriority\nagain\n";
 
 #[test]
 fn a_kernel_gets_interrupts_from_local_and_io_apic() {

@@ -392,6 +392,8 @@ impl Monitor {
                 (Stopped::Device, Some(vector)) => self.trap(vm, memory, bus, vector, hidden)?,
                 // The signal came between a trap and its stub.
                 (Stopped::Kicked, Some(_)) => continue,
+                // The same, before the CPU was at the stub: whatever happens to the guest comes behind that.
+                (Stopped::Kicked, None) if self.vcpu.core().events.exception.injected != 0 => continue,
                 (Stopped::Device | Stopped::Kicked | Stopped::Stepped, None) => {
                     self.disturbed |= device;
                     let stepping = self.own_flags();

@@ -72,6 +72,25 @@ start:
     lea rsi, said_periodic[rip]
     call print
 
+    // Many times, while it does nothing but what a monitor has to do for it.
+    mov dword ptr [rbx + 0x320], 0x20044
+    mov dword ptr [rbx + 0x380], 100000
+    sti
+5:  pushfq
+    pop rax
+    pushfq
+    pop rax
+    pushfq
+    pop rax
+    pushfq
+    pop rax
+    cmp dword ptr counts[rip + 4 * 0x44], 500
+    jb 5b
+    cli
+    mov dword ptr [rbx + 0x320], 0x10044
+    lea rsi, said_storm[rip]
+    call print
+
     // The interval timer, by input 2 of the I/O APIC, twice.
     mov edx, IOAPIC
     mov dword ptr [rdx], 0x15
@@ -227,6 +246,7 @@ idt_pointer:
     .quad idt
 said_once:     .asciz "one shot"
 said_periodic: .asciz "periodic"
+said_storm:    .asciz "storm"
 said_io:       .asciz "io apic"
 said_x2apic:   .asciz "x2apic"
 said_priority: .asciz "priority"
