@@ -189,6 +189,8 @@ impl Machine {
         let end = loop {
             self.bus.advance(clock(began));
             self.show(outside);
+            // A machine that boots is not put back: what the host wrote need not be remembered.
+            self.memory.forget_host_writes();
             self.type_in(outside);
             if outside.stopped() {
                 break End::Stopped;
@@ -208,7 +210,6 @@ impl Machine {
             }
         };
         self.show(outside);
-        // A machine that boots is not put back: what the host wrote need not be remembered.
         self.memory.forget_host_writes();
         Ok(end)
     }

@@ -45,6 +45,8 @@ pub const GOLDEN_GPA: Gpa = Gpa(0x18_0000_0000);
 pub const DOORBELL_GPA: Gpa = Gpa(0x1f_0000_0000);
 /// RAM at most, in bytes: it ends below the windows.
 pub const MEMORY_BYTES_MAX: u64 = 32 << 30;
+/// Pages that the host has just written are not noted again: of so many.
+const REPEATED: usize = 16;
 /// RAM at least, in bytes.
 pub const MEMORY_BYTES_MIN: u64 = 4 << 20;
 
@@ -243,7 +245,7 @@ impl GuestMemory {
         if at < WINDOWS_GPA && !bytes.is_empty() {
             let last = (at.0 + bytes.len() as u64 - 1) / PAGE_BYTES;
             for page in at.0 / PAGE_BYTES..=last {
-                if self.host_dirty.last() != Some(&page) {
+                if !self.host_dirty.iter().rev().take(REPEATED).any(|&one| one == page) {
                     self.host_dirty.push(page);
                 }
             }

@@ -1,5 +1,6 @@
 //! The host's unsafe code, behind safe types: ioctls that kvm-ioctls lacks, mappings, signals.
 
+pub(crate) mod alu;
 pub(crate) mod dirty;
 pub(crate) mod kick;
 pub(crate) mod limits;

@@ -12,6 +12,8 @@ use unifork_vmm::foreign::{
     Config, End, Frozen, Machine, Module, Power, Profile, Protocol, Recorder, Ring0, runs_ring0,
 };
 
+#[path = "foreign/ahead.rs"]
+mod ahead;
 #[path = "foreign/steps.rs"]
 mod steps;
 #[path = "common/until.rs"]

@@ -145,7 +145,7 @@ impl Machine {
     }
 
     fn gpa_of(&mut self, address: u64) -> Option<u64> {
-        let (to, _) = self.cpu.paging().look(&self.memory, address)?;
+        let (to, _) = self.cpu.paging().look(&self.memory, address, false)?;
         (to.gpa < self.memory.len()).then_some(to.gpa)
     }
 

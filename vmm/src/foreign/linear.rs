@@ -35,7 +35,7 @@ impl ReadMemory for Linear<'_> {
 
 impl AddressSpace for Linear<'_> {
     fn translate(&self, gva: u64) -> Option<Gpa> {
-        let gpa = self.paging.look(self.memory, gva)?.0.gpa;
+        let gpa = self.paging.look(self.memory, gva, false)?.0.gpa;
         // What is not RAM is a device's, or the monitor's.
         (gpa < self.memory.len()).then_some(Gpa(gpa))
     }

@@ -9,8 +9,6 @@
 //! All that a guest can see of this is in its memory, the vCPU's registers, and
 //! [`state::Virtual`]. Shadow tables are a cache, and a machine that is copied begins without.
 
-use std::io;
-
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::VmFd;
 
@@ -23,32 +21,34 @@ use crate::addr::PAGE_BYTES;
 use crate::machine::has_error_code;
 use crate::memory::{DOORBELL_GPA, GuestMemory, WINDOWS_GPA};
 use crate::reset::{Mutation, Planted};
-use crate::sys::{slots, xsave};
+use crate::sys::xsave;
 use crate::vcpu::enter::{Devices, Stopped};
 use crate::vcpu::{Vcpu, VcpuError, VcpuState};
-use crate::vm::{WINDOWS_SLOT, registers_from};
+use crate::vm::registers_from;
 use emulate::Done;
 use guest::{Asks, Fault, Guest};
-use shadow::{Entry, Full, Shadow, View};
+use shadow::{Full, Place, Shadow, View};
 use state::Virtual;
-use walk::{PageFault, Use};
 
+mod ahead;
+mod code;
 mod emulate;
 mod guest;
 mod patch;
 mod shadow;
 pub(crate) mod state;
 pub(crate) mod tables;
+mod translate;
 pub(crate) mod walk;
 
 /// Bytes of windows that the monitor needs: its own tables, and pages for shadow tables.
 pub(crate) const WINDOWS_BYTES: u64 = 16 << 20;
 /// Where nothing is: what an address leads to that the guest maps far outside of its machine.
 const NOWHERE: u64 = DOORBELL_GPA.0 - PAGE_BYTES;
-/// Bytes of code that are looked through before it runs, at most; the rest is when it is run.
-const CODE_BYTES_MAX: u64 = 64 << 20;
 /// Entries of shadow tables that are looked through one by one when a machine is put back.
 const FILLED_MAX: usize = 4096;
+/// How often the guest is gone on for behind one trap: each time until it flushes translations.
+const ROUNDS_MAX: u32 = 64;
 /// Pages of a large page that are mapped when one of them is touched.
 const AHEAD: u64 = 32;
 /// How often in a row a page may be touched in vain that is mapped: by then it is the host that has no room there.
@@ -86,7 +86,7 @@ pub(crate) struct Monitor {
     cpuid: Cpuid,
     stats: MonitorStats,
     // What was put into shadow tables since the machine was last put back, while there is room.
-    filled: Vec<(View, u64)>,
+    filled: Vec<Place>,
     // It stops behind each instruction.
     stepping: bool,
     // Of the last traps in a row that were about one page, which was mapped already: how many they are, the page,
@@ -94,13 +94,6 @@ pub(crate) struct Monitor {
     refused: (u32, u64, u64),
     // The guest has stopped for more than the clock since this was last asked.
     disturbed: bool,
-}
-
-/// Whether the page at `page` is zero where it is not part of `code`.
-fn is_code_alone(memory: &GuestMemory, page: u64, code: &std::ops::Range<u64>) -> bool {
-    let mut bytes = [0; PAGE_BYTES as usize];
-    guest::read_physical(memory, page, &mut bytes);
-    bytes.iter().zip(page..).all(|(&byte, at)| byte == 0 || code.contains(&at))
 }
 
 /// Device memory is reached by the CPU itself; ports are not, but for the stubs' own.
@@ -192,7 +185,6 @@ impl Monitor {
     /// guest that begins anew would put the same into it, and leave no trace in its own tables by that.
     pub(crate) fn put_back(
         &mut self,
-        vm: &VmFd,
         memory: &mut GuestMemory,
         cpu: &Virtual,
         state: &VcpuState,
@@ -215,32 +207,20 @@ impl Monitor {
             self.filled.clear();
         }
         if self.filled.len() > FILLED_MAX {
-            self.shadow.forget();
+            self.revalidate(memory);
         } else {
-            for i in 0..self.filled.len() {
-                let (view, address) = self.filled[i];
-                let Some(entry) = self.shadow.find(memory, view, address) else { continue };
-                if !self.stays(memory, view, address, entry) && self.shadow.unmap(memory, address).is_err() {
-                    self.reclaim(vm, memory)?;
-                    break;
+            let filled = std::mem::take(&mut self.filled);
+            for &place in &filled {
+                let stays =
+                    self.shadow.at(memory, place).is_none_or(|entry| self.cpu.stays(memory, place, entry));
+                if !stays {
+                    self.shadow.clear(memory, place);
                 }
             }
+            self.filled = filled;
         }
         self.filled.clear();
         Ok(())
-    }
-
-    /// Whether the guest's own tables lead from `address` to `entry`, and have been used for that before.
-    fn stays(&self, memory: &GuestMemory, view: View, address: u64, entry: Entry) -> bool {
-        // Of the guest's user mode nothing is kept: `look` is a supervisor's.
-        if view == View::User || entry.gpa == NOWHERE {
-            return false;
-        }
-        self.cpu.paging.look(memory, address).is_some_and(|(to, seen)| {
-            let page = to.gpa & !(PAGE_BYTES - 1);
-            let executable = to.execute && (page >= memory.len() || self.cpu.scanned.contains(&page));
-            seen && page == entry.gpa && to.write == entry.write && executable == entry.execute
-        })
     }
 
     pub(crate) fn cpu(&self) -> &Virtual {
@@ -275,65 +255,6 @@ impl Monitor {
         self.deliver(memory, bus, Fault { vector: VECTOR_BP, code: 0, address: 0 })
     }
 
-    /// Looks through code that is known to be code.
-    pub(crate) fn prepare_code(&mut self, memory: &mut GuestMemory, code: &[std::ops::Range<u64>]) {
-        let mut left = CODE_BYTES_MAX;
-        for range in code {
-            let bytes = range.end.saturating_sub(range.start).min(left);
-            left -= bytes;
-            let range = range.start..range.start + bytes;
-            let mut copy = vec![0; usize::try_from(bytes).unwrap_or(0)];
-            guest::read_physical(memory, range.start, &mut copy);
-            self.patch(memory, range.start, &patch::find(&copy, range.start, 64));
-            // Pages that have nothing but code in them need not be looked through again.
-            let mut page = range.start & !(PAGE_BYTES - 1);
-            while page < range.end {
-                if is_code_alone(memory, page, &range) {
-                    self.cpu.scanned.insert(page);
-                }
-                page += PAGE_BYTES;
-            }
-        }
-    }
-
-    fn patch(&mut self, memory: &mut GuestMemory, from: u64, offsets: &[usize]) {
-        for &offset in offsets {
-            let at = from + offset as u64;
-            let mut byte = [0];
-            guest::read_physical(memory, at, &mut byte);
-            if byte[0] != patch::HLT {
-                self.cpu.patches.insert(at, byte[0]);
-                guest::write_physical(memory, at, &[patch::HLT]);
-            }
-        }
-    }
-
-    /// Looks through the page around `gpa`, which `address` leads to and where 64-bit code is.
-    pub(crate) fn scan_code(&mut self, memory: &mut GuestMemory, gpa: u64, address: u64) {
-        self.scan_page(memory, gpa & !(PAGE_BYTES - 1), address, 64);
-    }
-
-    /// Looks through the page at `gpa`, into which the guest jumped at `address`.
-    fn scan_page(&mut self, memory: &mut GuestMemory, gpa: u64, address: u64, bits: u32) {
-        if !self.cpu.scanned.insert(gpa) {
-            return;
-        }
-        let mut page = vec![0; PAGE_BYTES as usize];
-        guest::read_physical(memory, gpa, &mut page);
-        let copied =
-            patch::copied(&self.cpu.patches, &page, gpa, |at, out| guest::read_physical(memory, at, out));
-        self.cpu.patches.extend(copied.iter().map(|&(offset, byte)| (gpa + offset as u64, byte)));
-        // It is looked through as the guest wrote it.
-        for (&at, &byte) in self.cpu.patches.range(gpa..gpa + PAGE_BYTES) {
-            page[(at - gpa) as usize] = byte;
-        }
-        let into = (address % PAGE_BYTES) as usize;
-        let mut offsets = patch::find(&page, gpa, bits);
-        offsets.retain(|&offset| offset < into);
-        offsets.extend(patch::find(&page[into..], gpa, bits).iter().map(|offset| into + offset));
-        self.patch(memory, gpa, &offsets);
-    }
-
     /// Whether the guest would take an interrupt now.
     pub(crate) fn accepts_interrupts(&mut self) -> bool {
         // Behind `sti` one more instruction comes first; that matters if it is the `hlt` that waits for
@@ -354,7 +275,16 @@ impl Monitor {
 
     fn guest<'a>(&'a mut self, memory: &'a mut GuestMemory, bus: &'a mut Bus) -> Guest<'a> {
         let (regs, sregs) = self.vcpu.both_mut();
-        Guest { regs, sregs, cpu: &mut self.cpu, memory, bus, cpuid: &self.cpuid, asks: Asks::default() }
+        Guest {
+            regs,
+            sregs,
+            cpu: &mut self.cpu,
+            memory,
+            bus,
+            cpuid: &self.cpuid,
+            asks: Asks::default(),
+            known: None,
+        }
     }
 
     /// Runs until the guest traps or is stopped, and deals with that.
@@ -365,13 +295,18 @@ impl Monitor {
         bus: &mut Bus,
     ) -> Result<Stop, VcpuError> {
         let view = if self.cpu.cpl() == 3 { View::User } else { View::Supervisor };
-        let root = match self.shadow.root(memory, view) {
+        self.scan_rewritten(memory);
+        let wanted = self.root(view);
+        let root = match self.shadow.root(memory, wanted) {
             Ok(root) => root,
             Err(Full) => {
                 self.reclaim(vm, memory)?;
-                self.shadow.root(memory, view).expect("all pages are free")
+                self.shadow.root(memory, wanted).expect("all pages are free")
             }
         };
+        if self.shadow.has_changed() && self.tell(memory, root)? {
+            return Ok(Stop::Again);
+        }
         let (regs, sregs) = self.vcpu.both_mut();
         let real = self.cpu.real_flags(regs.rflags);
         let hidden = regs.rflags & (guest::FLAG_AC | guest::FLAG_NT) & !real;
@@ -475,13 +410,9 @@ impl Monitor {
         if let Some(fault) = fault {
             return Ok(self.deliver(memory, bus, fault));
         }
-        if asks.flush {
-            self.shadow.forget();
-        }
-        if let Some(address) = asks.flush_page
-            && self.shadow.unmap(memory, address).is_err()
-        {
-            self.reclaim(vm, memory)?;
+        self.fulfil(memory, asks);
+        if !asks.devices && !asks.halt {
+            self.go_on(memory, bus);
         }
         Ok(if asks.halt { Stop::Halt } else { Stop::Again })
     }
@@ -509,81 +440,32 @@ impl Monitor {
         }
     }
 
-    fn page_fault(
-        &mut self,
-        vm: &VmFd,
-        memory: &mut GuestMemory,
-        bus: &mut Bus,
-        address: u64,
-        code: u32,
-    ) -> Result<Stop, VcpuError> {
-        if address >> 39 == tables::MONITOR_VA >> 39 {
-            return Ok(Stop::Stuck(format!("it uses address {address:#x}, which is the monitor's")));
-        }
-        let user = self.cpu.cpl() == 3;
-        let wanted = Use { write: code & 2 != 0, execute: code & 16 != 0, user };
-        match self.cpu.paging.translate(memory, address, wanted) {
-            Ok(to) => {
-                self.stats.fills += 1;
-                let gpa = to.gpa & !(PAGE_BYTES - 1);
-                if wanted.execute && gpa < memory.len() {
-                    self.scan_page(memory, gpa, address, self.cpu.mode().bits());
-                }
-                // The rest of a large page is known now, too.
-                let pages = if self.cpu.paging.is_on() { to.page_bytes } else { 2 << 20 };
-                let ahead = ((pages - address % pages) / PAGE_BYTES).clamp(1, AHEAD);
-                let view = if user { View::User } else { View::Supervisor };
-                let base = address & !(PAGE_BYTES - 1);
-                for page in 0..ahead {
-                    let (at, gpa) = (base + page * PAGE_BYTES, gpa + page * PAGE_BYTES);
-                    if page > 0 && (gpa >= memory.len() || self.shadow.find(memory, view, at).is_some()) {
-                        continue;
-                    }
-                    let device = gpa >= memory.len();
-                    let entry = Entry {
-                        gpa: if gpa >= WINDOWS_GPA.0 { NOWHERE } else { gpa },
-                        write: to.write,
-                        execute: to.execute && (device || self.cpu.scanned.contains(&gpa)),
-                    };
-                    if page == 0 && self.is_refused(memory, view, at, entry) {
-                        return Ok(Stop::Stuck(format!(
-                            "it uses address {address:#x}, where this host's KVM maps nothing: a software KVM keeps \
-                             part of the upper half for itself"
-                        )));
-                    }
-                    if self.shadow.map(memory, view, at, entry).is_err() {
-                        self.reclaim(vm, memory)?;
-                        self.shadow.map(memory, view, at, entry).expect("all pages are free");
-                    }
-                    // One more than there is room for says that some are not in it.
-                    if self.filled.len() <= FILLED_MAX {
-                        self.filled.push((view, at));
-                    }
-                }
-                Ok(Stop::Again)
+    /// Does what comes next, as long as that is cheaper than letting the guest do it.
+    fn go_on(&mut self, memory: &mut GuestMemory, bus: &mut Bus) {
+        for _ in 0..ROUNDS_MAX {
+            if self.stepping {
+                break;
             }
-            Err(PageFault(code)) => Ok(self.deliver(memory, bus, Fault { vector: VECTOR_PF, code, address })),
+            let mut guest = self.guest(memory, bus);
+            let emulated = guest.go_on();
+            let asks = guest.asks;
+            self.stats.emulated += emulated;
+            self.fulfil(memory, asks);
+            if !asks.wants_flush() || asks.devices {
+                break;
+            }
         }
     }
 
-    /// Whether `address`, which leads to `entry`, has been touched in vain too often.
-    fn is_refused(&mut self, memory: &mut GuestMemory, view: View, address: u64, entry: Entry) -> bool {
-        if self.shadow.find(memory, view, address) != Some(entry) {
-            return false;
+    /// Throws away what the guest has asked to be thrown away.
+    fn fulfil(&mut self, memory: &mut GuestMemory, asks: Asks) {
+        if asks.flush {
+            self.revalidate(memory);
         }
-        let (times, last, traps) = self.refused;
-        let again = last == address && traps + 1 == self.stats.traps;
-        self.refused = (if again { times + 1 } else { 1 }, address, self.stats.traps);
-        self.refused.0 > REFUSED_MAX
-    }
-
-    /// All pages of shadow tables are used up: makes KVM forget them, and begins anew.
-    fn reclaim(&mut self, vm: &VmFd, memory: &GuestMemory) -> Result<(), VcpuError> {
-        let error = |source: io::Error| VcpuError { ioctl: "KVM_SET_USER_MEMORY_REGION", source };
-        slots::remove(vm, WINDOWS_SLOT).map_err(error)?;
-        // SAFETY: `memory` is the VM's for as long as it lives: the machine that owns both drops it last.
-        unsafe { slots::set(vm, WINDOWS_SLOT, &memory.windows, 0) }.map_err(error)?;
-        self.shadow.reclaim();
-        Ok(())
+        if let Some(address) = asks.flush_page {
+            for view in [View::Supervisor, View::User] {
+                self.shadow.unmap(memory, self.root(view), address);
+            }
+        }
     }
 }

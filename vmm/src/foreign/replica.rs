@@ -328,7 +328,7 @@ impl Fork {
         }
         match (&mut machine.cpu, &state.monitor) {
             (Cpu::Monitored(monitor), Some(known)) => {
-                monitor.put_back(&machine.fd, &mut machine.memory, known, &state.vcpu, planted)?;
+                monitor.put_back(&mut machine.memory, known, &state.vcpu, planted)?;
             }
             (cpu, _) => cpu.vcpu().restore(&state.vcpu)?,
         }

@@ -12,7 +12,7 @@ use crate::{DEADLINE, X86_64, build};
 
 /// As `steps.S` has them.
 const LOG: u64 = 0x40_0000;
-const SCRATCH: u32 = 0x30_0000;
+pub(super) const SCRATCH: u32 = 0x30_0000;
 const TABLES: u32 = 0x30_1000;
 const DONE: u32 = 0x10_0000;
 const ENTRY_BYTES: usize = 512;
@@ -28,19 +28,19 @@ const ORDER: [u8; 15] = [0, 3, 1, 2, 6, 7, 5, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// A step: what is in the registers, and the code.
 #[derive(Clone, Debug)]
-struct Step {
-    registers: [u64; 15],
-    flags: u64,
-    code: Vec<u8>,
+pub(super) struct Step {
+    pub(super) registers: [u64; 15],
+    pub(super) flags: u64,
+    pub(super) code: Vec<u8>,
 }
 
 /// A general register but RSP: its index in [`Step::registers`] and its number.
-fn any_register(rng: &mut StdRng) -> (usize, u8) {
+pub(super) fn any_register(rng: &mut StdRng) -> (usize, u8) {
     let index = rng.random_range(0..ORDER.len());
     (index, ORDER[index])
 }
 
-fn any_value(rng: &mut StdRng) -> u64 {
+pub(super) fn any_value(rng: &mut StdRng) -> u64 {
     let picks = [
         0,
         1,
@@ -56,12 +56,12 @@ fn any_value(rng: &mut StdRng) -> u64 {
     picks[rng.random_range(0..picks.len())]
 }
 
-fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
+pub(super) fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
     from[rng.random_range(0..from.len())]
 }
 
 /// Any of `bits`, set or not.
-fn subset(rng: &mut StdRng, bits: &[u64]) -> u64 {
+pub(super) fn subset(rng: &mut StdRng, bits: &[u64]) -> u64 {
     bits.iter().filter(|_| rng.random()).sum()
 }
 
@@ -78,7 +78,7 @@ fn with_register(opcode: &[u8], reg: u8, rm: u8) -> Vec<u8> {
 }
 
 /// The same for memory at an absolute address.
-fn with_memory(opcode: &[u8], reg: u8, at: u32) -> Vec<u8> {
+pub(super) fn with_memory(opcode: &[u8], reg: u8, at: u32) -> Vec<u8> {
     let mut code = opcode.to_vec();
     code.extend([reg << 3 | 4, 0x25]);
     code.extend(at.to_le_bytes());
@@ -277,7 +277,7 @@ fn disk(steps: &[Step]) -> Vec<u8> {
 }
 
 /// What is written down about each step.
-fn log(kvm: &Kvm, kernel: &[u8], steps: &[Step], ring0: Ring0) -> Vec<Vec<u64>> {
+pub(super) fn log(kvm: &Kvm, kernel: &[u8], steps: &[Step], ring0: Ring0) -> Vec<Vec<u64>> {
     // Not `pc`, whose loader would look for other headers; but its ports.
     let config = Config { initrd: Some(disk(steps)), ring0, profile: Profile::Pc, ..Config::default() };
     let mut machine = Machine::boot(kvm, "steps", kernel, &config).unwrap();
@@ -293,7 +293,7 @@ fn log(kvm: &Kvm, kernel: &[u8], steps: &[Step], ring0: Ring0) -> Vec<Vec<u64>> 
     entries
 }
 
-const NAMES: [&str; 35] = [
+pub(super) const NAMES: [&str; 35] = [
     "rax",
     "rbx",
     "rcx",

@@ -6,12 +6,17 @@
 use iced_x86::{Decoder, DecoderOptions, Instruction, MemorySize, Mnemonic, OpKind, Register};
 
 use super::guest::{FLAG_CF, FLAG_DF, FLAG_IF, FLAGS_SETTABLE, Fault, GP, Guest, UD, gp, read_physical};
+use super::patch;
 use super::state::{CS, DS, ES, FS, GS, Mode, SS, Segment, Table};
 use super::walk::Use;
+use crate::addr::PAGE_BYTES;
 
 mod control;
 mod flow;
+mod ordinary;
 mod ports;
+
+pub(super) use ordinary::is_canonical;
 
 /// The longest x86 instruction.
 const INSTRUCTION_BYTES_MAX: usize = 15;
@@ -30,29 +35,48 @@ pub(crate) enum Done {
 impl Guest<'_> {
     /// The bytes at RIP, up to where nothing is mapped.
     pub(crate) fn fetch(&mut self) -> Result<Vec<u8>, Fault> {
-        let mut bytes = Vec::with_capacity(INSTRUCTION_BYTES_MAX);
-        let base = self.base(CS);
-        for i in 0..INSTRUCTION_BYTES_MAX as u64 {
+        let mut bytes = vec![0; INSTRUCTION_BYTES_MAX];
+        let mut done = 0;
+        while done < bytes.len() {
             let wanted = Use { execute: true, ..self.as_now(false) };
-            let at = base.wrapping_add(self.regs.rip).wrapping_add(i);
-            match self.translate(at, wanted) {
-                Ok(translation) => {
-                    let mut byte = [0];
-                    read_physical(self.memory, translation.gpa, &mut byte);
-                    // The guest's own byte, where a patch is.
-                    bytes.push(self.cpu.patches.get(&translation.gpa).copied().unwrap_or(byte[0]));
-                }
-                Err(fault) if i == 0 => return Err(fault),
+            let at = self.base(CS).wrapping_add(self.regs.rip).wrapping_add(done as u64);
+            let gpa = match self.translate(at, wanted) {
+                Ok(translation) => translation.gpa,
+                Err(fault) if done == 0 => return Err(fault),
                 Err(_) => break,
+            };
+            let piece = ((PAGE_BYTES - gpa % PAGE_BYTES) as usize).min(bytes.len() - done);
+            let piece = &mut bytes[done..done + piece];
+            read_physical(self.memory, gpa, piece);
+            // The guest's own byte, where a patch is.
+            for (&at, &byte) in self.cpu.patches.range(gpa..gpa + piece.len() as u64) {
+                let here = &mut piece[(at - gpa) as usize];
+                if *here == patch::HLT {
+                    *here = byte;
+                }
             }
+            done += piece.len();
         }
+        bytes.truncate(done);
         Ok(bytes)
     }
 
     /// Decodes the instruction at RIP.
     pub(crate) fn decode(&mut self) -> Result<Instruction, Fault> {
-        let bytes = self.fetch()?;
         let bits = self.cpu.mode().bits();
+        let wanted = Use { execute: true, ..self.as_now(false) };
+        let gpa = self.translate(self.base(CS).wrapping_add(self.regs.rip), wanted)?.gpa;
+        let offset = (gpa % PAGE_BYTES) as usize;
+        if let Some(bytes) = self
+            .memory
+            .page(gpa / PAGE_BYTES)
+            .and_then(|page| page.get(offset..offset + INSTRUCTION_BYTES_MAX))
+            && bytes[0] != patch::HLT
+        {
+            let mut decoder = Decoder::with_ip(bits, bytes, self.regs.rip, DecoderOptions::NONE);
+            return Ok(decoder.decode());
+        }
+        let bytes = self.fetch()?;
         let mut decoder = Decoder::with_ip(bits, &bytes, self.regs.rip, DecoderOptions::NONE);
         Ok(decoder.decode())
     }
@@ -71,7 +95,7 @@ impl Guest<'_> {
         Ok(done)
     }
 
-    fn execute(&mut self, i: &Instruction) -> Result<Done, Fault> {
+    pub(crate) fn execute(&mut self, i: &Instruction) -> Result<Done, Fault> {
         use Mnemonic as M;
         match i.mnemonic() {
             M::In | M::Out => self.port(i)?,
@@ -217,6 +241,10 @@ impl Guest<'_> {
         let (to, from) = (i.op0_register(), i.op1_register());
         if to.is_cr() || from.is_cr() || to.is_dr() || from.is_dr() {
             return self.mov_control(i);
+        }
+        if let Some(index) = segment_index(from).filter(|&index| index == CS || index == SS) {
+            self.set_operand(i, 0, self.cpu.segments[index].selector.into())?;
+            return Ok(Done::Next);
         }
         let Some(index) = segment_index(to) else { return Ok(Done::Unknown) };
         if index == CS {

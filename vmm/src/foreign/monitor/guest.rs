@@ -50,6 +50,14 @@ pub(crate) struct Asks {
     pub flush: bool,
     /// And that of this address.
     pub flush_page: Option<u64>,
+    /// Devices have been asked for something that others may have to see first.
+    pub devices: bool,
+}
+
+impl Asks {
+    pub(crate) fn wants_flush(&self) -> bool {
+        self.flush || self.flush_page.is_some()
+    }
 }
 
 /// The guest, stopped.
@@ -61,6 +69,22 @@ pub(crate) struct Guest<'a> {
     pub bus: &'a mut Bus,
     pub cpuid: &'a Cpuid,
     pub asks: Asks,
+    pub known: Option<Known>,
+}
+
+/// Translations that were made while the guest was gone on for, as a CPU would remember them.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pages: [(u64, Translation); KNOWN],
+}
+
+const KNOWN: usize = 64;
+
+impl Default for Known {
+    fn default() -> Self {
+        let nowhere = Translation { gpa: 0, write: false, execute: false, page_bytes: 0 };
+        Self { pages: [(u64::MAX, nowhere); KNOWN] }
+    }
 }
 
 impl Guest<'_> {
@@ -68,11 +92,21 @@ impl Guest<'_> {
 
     /// Translates, or says which #PF that is.
     pub(crate) fn translate(&mut self, address: u64, wanted: Use) -> Result<Translation, Fault> {
-        self.cpu.paging.translate(self.memory, address, wanted).map_err(|PageFault(code)| Fault {
-            vector: 14,
-            code,
-            address,
-        })
+        let kind = u64::from(wanted.write) | u64::from(wanted.execute) << 1 | u64::from(wanted.user) << 2;
+        let (page, offset) = (address / PAGE_BYTES, address % PAGE_BYTES);
+        let tag = page << 3 | kind;
+        let slot = (page ^ kind << 4) as usize % KNOWN;
+        if let Some((known, to)) = self.known.as_ref().map(|known| known.pages[slot])
+            && known == tag
+        {
+            return Ok(Translation { gpa: to.gpa + offset, ..to });
+        }
+        let fault = |PageFault(code)| Fault { vector: 14, code, address };
+        let to = self.cpu.paging.translate(self.memory, address, wanted).map_err(fault)?;
+        if let Some(known) = &mut self.known {
+            known.pages[slot] = (tag, Translation { gpa: to.gpa - offset, ..to });
+        }
+        Ok(to)
     }
 
     /// What the guest's current privilege makes of an access.
@@ -103,6 +137,7 @@ impl Guest<'_> {
             let gpa = self.translate(at, wanted)?.gpa;
             let piece = ((PAGE_BYTES - gpa % PAGE_BYTES) as usize).min(bytes.len() - done);
             write_physical(self.memory, gpa, &bytes[done..done + piece]);
+            self.cpu.note_written(gpa, gpa + piece as u64);
             done += piece;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Instructions that tell a guest at CPL 3 the truth, and do not trap: `pushf` shows the real
 //! interrupt flag, `popf` does not change it, `xgetbv` shows the host's XCR0, `rdrand` and `rdseed`
-//! are the host's randomness. They are found in the guest's code and their first byte is replaced by
+//! are the host's randomness, `iretq` returns to the monitor's own selectors. They are found in the guest's code and their first byte is replaced by
 //! `hlt`, which traps; [`super::state::Virtual::patches`] remembers what was there.
 //!
 //! Code is found by decoding it from its start to its end. A byte that only looks like one of these
@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, Register};
 
 use crate::addr::PAGE_BYTES;
 
@@ -46,10 +46,19 @@ fn must_trap(before: &Instruction, this: &Instruction, after: &Instruction) -> b
     let is_pop = |i: &Instruction| matches!(i.mnemonic(), M::Pop | M::Popad | M::Popa);
     match this.mnemonic() {
         M::Pushfq | M::Pushfd | M::Pushf => {
-            is_pop(after) || matches!(after.mnemonic(), M::Cli | M::Sti) || is_push(after)
+            // Linux makes frames to return to itself: `pushf; mov eax, cs; push rax`.
+            let selector = after.mnemonic() == M::Mov && after.op1_register().is_segment_register();
+            is_pop(after) || matches!(after.mnemonic(), M::Cli | M::Sti) || is_push(after) || selector
         }
         M::Popfq | M::Popfd | M::Popf => {
             is_push(before) || is_pop(before) || is_pop(after) || matches!(after.mnemonic(), M::Ret)
+        }
+        // Software KVM has selectors of its own, and those that 64-bit Linux has for its user mode are the same: a
+        // return with them does not trap, and CS and SS read as they are.
+        M::Iretq => true,
+        M::Mov if matches!(this.op1_register(), Register::CS | Register::SS) => {
+            let to = this.op0_register().full_register();
+            to.is_gpr64() && (0..2).any(|operand| after.op_register(operand).full_register() == to)
         }
         M::Xgetbv | M::Rdrand | M::Rdseed => true,
         _ => false,
@@ -97,9 +106,11 @@ mod tests {
             0x0f, 0xc7, 0xf0, // rdrand eax
             0x0f, 0x01, 0xd0, // xgetbv
             0x90, 0x9d, 0x90, // nop; a lone popfq; nop
-            0xc3,
+            0x9c, 0x8c, 0xc8, 0x50, // pushfq; mov eax, cs; push rax
+            0x8c, 0xd0, 0xc3, // mov eax, ss; ret
+            0x48, 0xcf, // iretq
         ];
-        assert_eq!(find(&code, 0x1000, 64), [0, 13, 14, 17]);
+        assert_eq!(find(&code, 0x1000, 64), [0, 13, 14, 17, 23, 24, 30]);
         assert_eq!(find(&[0x9c, 0xfa], 0, 32), [0]);
         assert!(find(&[], 0, 64).is_empty());
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::guest::{FLAG_AC, FLAG_NT};
 use super::walk::{EFER_LMA, Paging};
+use crate::addr::PAGE_BYTES;
 use crate::foreign::cpu::Raised;
 
 /// Indices of segment registers, as x86 encodes them.
@@ -139,8 +140,17 @@ pub(crate) struct Virtual {
     /// Instructions that do not trap by themselves and were replaced by `hlt`: guest-physical
     /// address of each, and the byte that was there.
     pub(crate) patches: BTreeMap<u64, u8>,
-    /// Guest-physical pages that were searched for such instructions.
+    /// Guest-physical pages that were searched for such instructions. The guest cannot write to them without
+    /// the monitor, but to those that are [`Self::mixed`].
     pub(crate) scanned: BTreeSet<u64>,
+    /// Of those, pages that the guest writes to so often, or of which so little is code, that it may.
+    pub(crate) mixed: BTreeSet<u64>,
+    /// How often pages of code were written to.
+    pub(crate) writes: BTreeMap<u64, u32>,
+    /// Replaced instructions that became the guest's own again, because it wrote to their page.
+    pub(crate) lifted: BTreeMap<u64, u8>,
+    /// Code that the monitor wrote for the guest and has not looked through yet: beginnings and ends.
+    pub(crate) rewritten: Vec<(u64, u64)>,
     /// Where the guest's hardware randomness comes from.
     pub(crate) random: u64,
     /// The exception that the guest is handling: the last one that was delivered and not returned from.
@@ -152,6 +162,26 @@ pub(crate) struct Virtual {
 impl Virtual {
     pub(crate) fn cpl(&self) -> u16 {
         self.segments[CS].selector & 3
+    }
+
+    /// Whether the page at `gpa` is code, and must be looked through again when it changes.
+    pub(crate) fn is_code(&self, gpa: u64) -> bool {
+        let page = gpa & !(PAGE_BYTES - 1);
+        self.scanned.contains(&page) && !self.mixed.contains(&page)
+    }
+
+    /// Takes note that the guest has written to `from..to`, which is in RAM and in one page.
+    pub(crate) fn note_written(&mut self, from: u64, to: u64) {
+        if !self.is_code(from) {
+            return;
+        }
+        while let Some((&at, _)) = self.patches.range(from..to).next() {
+            self.patches.remove(&at);
+        }
+        match self.rewritten.last_mut() {
+            Some(last) if from <= last.1 && to >= last.0 => *last = (last.0.min(from), last.1.max(to)),
+            _ => self.rewritten.push((from, to)),
+        }
     }
 
     pub(crate) fn is_long(&self) -> bool {

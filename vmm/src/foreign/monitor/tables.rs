@@ -6,14 +6,16 @@
 //! ```text
 //! MONITOR_VA + 0x0000   GDT, TSS
 //!            + 0x1000   IDT
-//!            + 0x2000   256 trap stubs
-//!            + 0x3000   trap stack
+//!            + 0x2000   256 trap stubs, and code that writes entries of shadow tables once more
+//!            + 0x3000   the list that it goes by; trap stack
 //!            + 0x4000   `hlt`s at CPL 3, for a `syscall` that does not trap
+//!            + 16 MiB   all of the monitor's windows, for that code
 //! ```
 
-use kvm_bindings::{kvm_dtable, kvm_segment, kvm_sregs};
+use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use unifork_abi::{STUB_BYTES, TRAP_PORT};
 
+use super::WINDOWS_BYTES;
 use super::state::{CS, DS, ES, Mode, SS, Virtual};
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::memory::{GuestMemory, WINDOWS_GPA};
@@ -24,6 +26,37 @@ pub(crate) const ROOT_INDEX: usize = 509;
 pub(crate) const MONITOR_VA: u64 = 0xffff_0000_0000_0000 | (ROOT_INDEX as u64) << 39;
 const IDT_VA: u64 = MONITOR_VA + PAGE_BYTES;
 const STUBS_VA: u64 = MONITOR_VA + 2 * PAGE_BYTES;
+/// Code that writes entries once more.
+const EDIT_VA: u64 = STUBS_VA + EDIT_OFFSET;
+const EDIT_OFFSET: u64 = 0x800;
+/// What it goes by: addresses of entries.
+const LIST_VA: u64 = MONITOR_VA + 3 * PAGE_BYTES;
+const LIST: Gpa = Gpa(BASE + 3 * PAGE_BYTES);
+/// Entries in one go, at most: the trap stack is behind them.
+pub(crate) const LIST_MAX: usize = 256;
+/// `1: lodsq; mov rdi, [rax]; mov [rax], rdi; dec ecx; jnz 1b; mov rax, cr3; mov cr3, rax; out TRAP_PORT, al`
+const EDIT: [u8; 20] = [
+    0x48,
+    0xad,
+    0x48,
+    0x8b,
+    0x38,
+    0x48,
+    0x89,
+    0x38,
+    0xff,
+    0xc9,
+    0x75,
+    0xf4,
+    0x0f,
+    0x20,
+    0xd8,
+    0x0f,
+    0x22,
+    0xd8,
+    0xe6,
+    TRAP_PORT as u8,
+];
 const STACK_TOP_VA: u64 = MONITOR_VA + 4 * PAGE_BYTES;
 /// Where a `syscall` ends up that does not trap.
 pub(crate) const SYSCALL_VA: u64 = MONITOR_VA + 4 * PAGE_BYTES;
@@ -34,6 +67,10 @@ const STACK_TOP: Gpa = Gpa(BASE + 4 * PAGE_BYTES);
 const POINTERS: u64 = BASE + 5 * PAGE_BYTES;
 const DIRECTORY: u64 = BASE + 6 * PAGE_BYTES;
 const PAGES: u64 = BASE + 7 * PAGE_BYTES;
+/// Large pages that show the windows, and the first entry for them.
+const LARGE_BYTES: u64 = 2 << 20;
+const WINDOWS_INDEX: u64 = 8;
+const WINDOWS_VA: u64 = MONITOR_VA + WINDOWS_INDEX * LARGE_BYTES;
 /// What every root has at [`ROOT_INDEX`].
 pub(crate) const ROOT_ENTRY: u64 = POINTERS | 0x67;
 /// Guest-physical memory for shadow tables begins here.
@@ -91,6 +128,15 @@ pub(crate) fn write(memory: &mut GuestMemory) {
     }
     for word in 0..PAGE_BYTES / 8 {
         put(4 * PAGE_BYTES + word * 8, u64::from_le_bytes([0xf4; 8]));
+    }
+    for (word, at) in EDIT.chunks(8).zip((2 * PAGE_BYTES + EDIT_OFFSET..).step_by(8)) {
+        let mut bytes = [0xf4; 8];
+        bytes[..word.len()].copy_from_slice(word);
+        put(at, u64::from_le_bytes(bytes));
+    }
+    for page in 0..WINDOWS_BYTES / LARGE_BYTES {
+        // Present, writable, accessed, dirty, large; for supervisors, and not executable.
+        put(DIRECTORY - BASE + (WINDOWS_INDEX + page) * 8, (BASE + page * LARGE_BYTES) | 0xe3 | 1 << 63);
     }
     put(POINTERS - BASE, DIRECTORY | 0x67);
     put(DIRECTORY - BASE, PAGES | 0x67);
@@ -152,6 +198,32 @@ pub(crate) fn set_up(sregs: &mut kvm_sregs, wishes: u64) {
         ..Default::default()
     };
     sregs.ldt = kvm_segment { unusable: 1, ..Default::default() };
+}
+
+/// Registers with which the real CPU writes the entries at `entries` (guest-physical) once more, and stops.
+pub(crate) fn enter_edit(
+    memory: &mut GuestMemory,
+    regs: &mut kvm_regs,
+    sregs: &mut kvm_sregs,
+    entries: &[u64],
+) {
+    let list: Vec<u8> =
+        entries.iter().take(LIST_MAX).flat_map(|at| (WINDOWS_VA + (at - BASE)).to_le_bytes()).collect();
+    memory.write(LIST, &list).expect("the windows are larger than this");
+    let count = list.len() as u64 / 8;
+    *regs = kvm_regs { rip: EDIT_VA, rsp: STACK_TOP_VA, rsi: LIST_VA, rcx: count, rflags: 2, ..*regs };
+    let data = kvm_segment {
+        limit: u32::MAX,
+        selector: KERNEL_CODE + 8,
+        type_: 3,
+        present: 1,
+        db: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    sregs.cs = kvm_segment { selector: KERNEL_CODE, type_: 11, db: 0, l: 1, ..data };
+    (sregs.ss, sregs.ds, sregs.es) = (data, data, data);
 }
 
 /// Segments with which the real CPU runs what `guest` is running.

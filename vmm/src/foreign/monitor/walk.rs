@@ -47,6 +47,20 @@ pub(crate) struct Translation {
     pub page_bytes: u64,
 }
 
+/// What decides about a whole last table: see [`Paging::above`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Above {
+    paging: Paging,
+    entries: [u64; 3],
+}
+
+impl Above {
+    /// Whether it says all about itself.
+    pub(crate) fn is_known(&self) -> bool {
+        self.entries[0] != u64::MAX
+    }
+}
+
 /// A #PF: its error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageFault(pub u32);
@@ -111,10 +125,51 @@ impl Paging {
         }
     }
 
-    /// Where `address` leads for a supervisor who only looks: no bit is set on the way. With it, what a CPU
-    /// that has been there before would still know: whether the page is accessed already, and dirty if it can
-    /// be written.
-    pub(crate) fn look(&self, memory: &GuestMemory, address: u64) -> Option<(Translation, bool)> {
+    /// What decides about the 2 MiB around `address`, but for the last table's entries: the entries on the way to it,
+    /// and where it is, if there is one.
+    pub(crate) fn above(&self, memory: &GuestMemory, address: u64) -> (Above, Option<u64>) {
+        let long = self.efer & EFER_LMA != 0;
+        let mut above = Above { paging: Self { cr3: 0, ..*self }, entries: [0; 3] };
+        let mut table = self.cr3 & ADDRESS;
+        if !self.is_on() || !long {
+            // Of other tables nothing is remembered.
+            above.entries[0] = u64::MAX;
+            return (above, None);
+        }
+        for (entry, shift) in above.entries.iter_mut().zip([39, 30, 21]) {
+            let mut bytes = [0; 8];
+            let index = address >> shift & 511;
+            if memory.read(Gpa(table + index * 8), &mut bytes).is_err() {
+                return (above, None);
+            }
+            *entry = u64::from_le_bytes(bytes);
+            if *entry & PRESENT == 0 || *entry & LARGE != 0 {
+                return (above, None);
+            }
+            table = *entry & ADDRESS;
+        }
+        (above, Some(table))
+    }
+
+    /// What decides, in the root, about `address` and all addresses near it: different for different entries there.
+    pub(crate) fn top(&self, memory: &GuestMemory, address: u64) -> u64 {
+        if !self.is_on() {
+            return u64::MAX;
+        }
+        if self.efer & EFER_LMA == 0 {
+            return self.cr3 | 1 << 62;
+        }
+        let mut bytes = [0; 8];
+        let at = (self.cr3 & ADDRESS) + (address >> 39 & 511) * 8;
+        // A root that is nowhere has nothing.
+        let _in_bounds = memory.read(Gpa(at), &mut bytes);
+        u64::from_le_bytes(bytes) & !(ACCESSED | 1 << 62)
+    }
+
+    /// Where `address` leads for someone who only looks, a supervisor or a `user`: no bit is set on the way. With it,
+    /// what a CPU that has been there before would still know: whether the page is accessed already, and dirty if it
+    /// can be written.
+    pub(crate) fn look(&self, memory: &GuestMemory, address: u64, user: bool) -> Option<(Translation, bool)> {
         if !self.is_on() {
             let here = Translation { gpa: address, write: true, execute: true, page_bytes: PAGE_BYTES };
             return Some((here, true));
@@ -137,6 +192,9 @@ impl Paging {
                 write &= entry & WRITE != 0;
                 execute &= self.efer & EFER_NXE == 0 || !wide || entry & NO_EXECUTE == 0;
                 seen &= entry & ACCESSED != 0;
+                if user && entry & USER == 0 {
+                    return None;
+                }
             }
             let large = entry & LARGE != 0 && (21..=30).contains(&shift) && !root_of_pae;
             if shift > 12 && !(large && (wide || self.cr4 & CR4_PSE != 0)) {
@@ -145,7 +203,7 @@ impl Paging {
             }
             let page_bytes = 1u64 << shift;
             let base = entry & if wide { ADDRESS } else { 0xffff_f000 } & !(page_bytes - 1);
-            let write = write || self.cr0 & CR0_WP == 0;
+            let write = write || !user && self.cr0 & CR0_WP == 0;
             let seen = seen && (!write || entry & DIRTY != 0);
             return Some((
                 Translation { gpa: base | address & (page_bytes - 1), write, execute, page_bytes },

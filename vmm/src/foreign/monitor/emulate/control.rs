@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, Register};
 
-use super::Done;
+use super::{Done, is_canonical};
 use crate::foreign::devices::lapic::Refused;
 use crate::foreign::monitor::guest::{Fault, GP, Guest, UD};
 use crate::foreign::monitor::state::Mode;
@@ -189,6 +189,7 @@ impl Guest<'_> {
 
     fn read_msr(&mut self, index: u32) -> Result<u64, Fault> {
         if let Some(read) = self.bus.msr_read(index) {
+            self.asks.devices = true;
             return read.map_err(|Refused| GP);
         }
         Ok(match index {
@@ -207,6 +208,7 @@ impl Guest<'_> {
 
     fn write_msr(&mut self, index: u32, value: u64) -> Result<(), Fault> {
         if let Some(written) = self.bus.msr_write(index, value) {
+            self.asks.devices = true;
             return written.map_err(|Refused| GP);
         }
         match index {
@@ -233,11 +235,6 @@ impl Guest<'_> {
         }
         Ok(())
     }
-}
-
-fn is_canonical(address: u64) -> bool {
-    let high = address.cast_signed() >> 47;
-    high == 0 || high == -1
 }
 
 /// What an MSR that was never written reads as. Those that a paravirtual guest would look for are not

@@ -28,12 +28,15 @@ impl Guest<'_> {
         } else {
             let value = self.register(data) as u32;
             self.bus.port_write(self.memory, port, size, value);
+            // But for interrupt controllers, the interval timer and a port that does nothing.
+            self.asks.devices |= !matches!(port, 0x20 | 0x21 | 0x40..=0x43 | 0x61 | 0x80 | 0xa0 | 0xa1);
         }
         Ok(())
     }
 
     pub(super) fn port_string(&mut self, i: &Instruction) -> Result<Done, Fault> {
         self.need_ports()?;
+        self.asks.devices = true;
         let input = matches!(i.mnemonic(), Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd);
         let size = match i.mnemonic() {
             Mnemonic::Insb | Mnemonic::Outsb => 1u8,
