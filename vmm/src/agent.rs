@@ -38,7 +38,8 @@ pub fn cpuid(leaf: u32) -> Option<Leaf> {
     };
     match leaf.checked_sub(abi::CPUID_LEAF)? {
         0 => Some([abi::CPUID_LEAF + 1, word(0), word(4), word(8)]),
-        1 => Some([abi::VERSION, u32::from(abi::PORT), 0, 0]),
+        // Kernels take EAX for KVM's features, without a look at the signature.
+        1 => Some([0, u32::from(abi::PORT), abi::VERSION, 0]),
         _ => None,
     }
 }

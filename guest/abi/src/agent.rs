@@ -8,7 +8,8 @@
 //!
 //! CPUID leaf 1 has the hypervisor bit (ECX bit 31), and leaf [`CPUID_LEAF`] has [`SIGNATURE`] in EBX, ECX
 //! and EDX, four bytes each, as hypervisors name themselves, and at least [`CPUID_LEAF`] + 1 in EAX. Leaf
-//! [`CPUID_LEAF`] + 1 has [`VERSION`] in EAX and [`PORT`] in EBX.
+//! [`CPUID_LEAF`] + 1 has [`PORT`] in EBX and [`VERSION`] in ECX; EAX is 0, as kernels take it for the features of KVM
+//! (Solo5's virtio target does, whatever the signature).
 //!
 //! # Calls
 //!

@@ -43,7 +43,7 @@ fn the_signature_is_where_the_header_looks_for_it() {
     let [max, ebx, ecx, edx] = cpuid(abi::CPUID_LEAF).unwrap();
     let text: Vec<u8> = [ebx, ecx, edx].into_iter().flat_map(u32::to_le_bytes).collect();
     assert_eq!((text.as_slice(), max), (abi::SIGNATURE.as_slice(), abi::CPUID_LEAF + 1));
-    assert_eq!(cpuid(max), Some([abi::VERSION, u32::from(abi::PORT), 0, 0]));
+    assert_eq!(cpuid(max), Some([0, u32::from(abi::PORT), abi::VERSION, 0]));
     assert_eq!((cpuid(max + 1), cpuid(1)), (None, None));
 }
 
