@@ -17,13 +17,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The kernel in `vmm/tests/devices`, which drives the devices that its command line names.
 fn kernel(folder: &Path) -> PathBuf {
+    compile(folder, "kernel", &[])
+}
+
+/// The kernel of this name, there.
+fn compile(folder: &Path, name: &str, flags: &[&str]) -> PathBuf {
     need_kvm();
-    let source = common::root().join("vmm/tests/devices/kernel.c");
-    let (object, image) = (folder.join("kernel.o"), folder.join("kernel"));
+    let source = common::root().join("vmm/tests/devices").join(name).with_extension("c");
+    let (object, image) = (folder.join(name).with_extension("o"), folder.join(name));
     let compile = ["-c", "-O1", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-mno-red-zone"];
     let link = ["-static", "-nostdlib", "-Ttext-segment=0x200000", "-z", "noexecstack", "-o"];
     let mut clang = Command::new("clang-16");
-    clang.args(compile).args(["-mgeneral-regs-only", "-fcf-protection=none", "-o"]).arg(&object).arg(source);
+    clang
+        .args(compile)
+        .args(flags)
+        .args(["-mgeneral-regs-only", "-fcf-protection=none", "-o"])
+        .arg(&object)
+        .arg(source);
     assert!(clang.status().unwrap().success(), "{clang:?}");
     assert!(Command::new("ld").args(link).arg(&image).arg(&object).status().unwrap().success());
     image
@@ -94,6 +104,39 @@ fn frames_travel_by_datagrams() {
     assert_eq!(answer.join().unwrap(), b"ping", "{said}{told}");
     assert_eq!((said.as_str(), code), ("net 525400554601\npong by path\ndone\n", Some(0)), "{told}");
     assert!(!local.exists(), "the socket is left behind");
+}
+
+/// A kernel for Solo5's hvt, which wants a disk and two network cards.
+#[test]
+fn an_image_that_calls_its_devices_gets_what_its_manifest_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let include = format!("-I{}", common::root().join("guest/runtime/include").display());
+    let image = compile(folder.path(), "calls", &[&include]);
+    let disk = folder.path().join("disk.img");
+    let mut bytes = vec![b'.'; 20 * 512];
+    bytes[512..525].copy_from_slice(b"from a file\n\0");
+    fs::write(&disk, &bytes).unwrap();
+    let disk = disk.to_str().unwrap();
+    let here = UdpSocket::bind("127.0.0.1:0").unwrap();
+    here.set_read_timeout(Some(PATIENCE)).unwrap();
+    let there = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let wire = format!("udp:{there},{}", here.local_addr().unwrap());
+    let answer = std::thread::spawn(move || {
+        let mut frame = [0; 64];
+        let (bytes, from) = here.recv_from(&mut frame).unwrap();
+        here.send_to(b"ping", from).unwrap();
+        frame[..bytes].to_vec()
+    });
+    let (said, told, code) = run(&image, &["--net", "isolated", "--disk", disk, "--net", &wire], "show");
+    assert_eq!((said.as_str(), code), ("from a file\n.wwping\n", Some(7)), "{told}");
+    assert_eq!(answer.join().unwrap(), b"gnip", "by the second card");
+    assert!(fs::read(disk).unwrap() == bytes, "the image was changed");
+
+    let (_, told, code) = run(&image, &["--disk", disk, "--net", "isolated"], "show");
+    assert_eq!(code, Some(125), "{told}");
+    let names = "1 block device (data) and 2 network devices (first, second)";
+    assert!(told.contains(&format!("names {names}, and the machine is given 1 and 1 of these")), "{told}");
+    assert!(told.contains("--disk and --net"), "{told}");
 }
 
 #[test]

@@ -106,13 +106,15 @@ impl Machine {
     /// [`ForeignError`], when image, sizes or host are to blame.
     pub fn boot(kvm: &Kvm, name: &str, image: &[u8], config: &Config) -> Result<Self, ForeignError> {
         let mut bus = Bus::new(config.profile, config.memory_bytes, &config.devices);
-        let append = bus.command_line(&config.append);
+        let calls = loader::is_hvt(image);
+        let append = if calls { config.append.clone() } else { bus.command_line(&config.append) };
         let request = Request {
             image,
             name,
             append: &append,
             initrd: config.initrd.as_deref(),
             modules: &config.modules,
+            devices: &config.devices,
             memory_bytes: config.memory_bytes,
             profile: config.profile,
         };
@@ -137,7 +139,7 @@ impl Machine {
             memory.write(Gpa(at), &cycles).expect("the loader put it into memory");
         }
         if loaded.protocol == Protocol::Hvt {
-            bus.tend_hvt();
+            bus.tend_hvt(&config.devices, loaded.handles);
         }
         let (protocol, code) = (loaded.protocol, loaded.code);
         let (breakpoints, wanted) = Default::default();
@@ -227,8 +229,13 @@ impl Machine {
             if now >= slice_end {
                 return Ok(None);
             }
-            if let Some(until) = self.bus.waits_until() {
-                std::thread::sleep(Duration::from_nanos(until.min(slice_end) - now));
+            if let Some(until) = self.bus.waits_until(&mut self.memory) {
+                if until == u64::MAX && !outside.is_connected() {
+                    return Ok(Some(End::Idle));
+                }
+                self.show(outside);
+                outside.wait(Duration::from_nanos(until.min(slice_end) - now), false);
+                self.type_in(outside);
                 continue;
             }
             let offered = self.cpu_offer()?;
@@ -346,8 +353,8 @@ impl Machine {
         if self.bus.has_output() {
             outside.console(&self.bus.take_output());
         }
-        for frame in self.bus.virtio().take_frames() {
-            outside.sent(&frame);
+        for (card, frame) in self.bus.virtio().take_frames() {
+            outside.sent(card, &frame);
         }
     }
 
@@ -359,11 +366,13 @@ impl Machine {
                 self.bus.type_in(&mut self.memory, &typed);
             }
         }
-        while outside.is_connected()
-            && self.bus.virtio().wants_frame()
-            && let Some(frame) = outside.arrived()
-        {
-            self.bus.virtio().push_frame(&mut self.memory, &frame);
+        let cards = if outside.is_connected() { self.bus.virtio().cards() } else { 0 };
+        for card in 0..cards {
+            while self.bus.virtio().wants_frame(card)
+                && let Some(frame) = outside.arrived(card)
+            {
+                self.bus.virtio().push_frame(&mut self.memory, card, &frame);
+            }
         }
     }
 }

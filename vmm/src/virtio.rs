@@ -10,11 +10,15 @@
 //! a reset puts a copy back. There are no threads and no files but the disks' images, which are only read; what
 //! the guest writes to a disk is kept above it. Requests are served when the guest notifies, before it goes on.
 //!
+//! Solo5's hvt has disks and network cards without a bus and without queues: the models alone, behind calls
+//! (`calls.rs`).
+//!
 //! What guests do here is not trusted: see `ring.rs`.
 //!
 //! Source: Virtual I/O Device (VIRTIO) Version 1.2, OASIS.
 
 mod block;
+pub(crate) mod calls;
 mod console;
 mod device;
 mod entropy;
@@ -97,11 +101,14 @@ pub enum DeviceConfig {
 /// The devices of a machine, and the bus that they are on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Virtio {
-    transport: Transport,
+    // None behind calls.
+    transport: Option<Transport>,
     devices: Vec<Device>,
     // On a PCI bus: the bridge, and a function for each device.
     functions: Vec<Function>,
     config_address: u32,
+    // Behind calls: the device that a handle stands for.
+    handles: Vec<Option<u8>>,
     #[serde(skip)]
     touched: Touched,
 }
@@ -122,20 +129,7 @@ impl Virtio {
     /// The devices of `configs`, of which the first [`DEVICES_MAX`] are taken.
     #[must_use]
     pub fn new(transport: Transport, configs: &[DeviceConfig]) -> Self {
-        let devices: Vec<Device> = configs
-            .iter()
-            .take(DEVICES_MAX)
-            .map(|config| {
-                Device::new(match config {
-                    DeviceConfig::Disk { disk, read_only } => {
-                        Model::Block(Block::new(Arc::clone(disk), *read_only))
-                    }
-                    DeviceConfig::Net => Model::Net(Net::default()),
-                    DeviceConfig::Console => Model::Console(Console::default()),
-                    DeviceConfig::Entropy { seed } => Model::Entropy(Entropy::new(*seed)),
-                })
-            })
-            .collect();
+        let devices = devices_of(configs.iter().take(DEVICES_MAX));
         let mut functions = Vec::new();
         if transport == Transport::Pci {
             functions.push(Function::host_bridge());
@@ -143,14 +137,22 @@ impl Virtio {
                 functions.push(Function::virtio(device, number, line_of_slot(number + 1)));
             }
         }
-        Self { transport, devices, functions, config_address: 0, touched: Touched(false) }
+        let (config_address, handles) = Default::default();
+        Self {
+            transport: Some(transport),
+            devices,
+            functions,
+            config_address,
+            handles,
+            touched: Touched(false),
+        }
     }
 
-    /// What to tell a kernel on its command line so that it finds the devices: nothing on a PCI bus, which
-    /// can be searched.
+    /// What to tell a kernel on its command line so that it finds the devices: only where they are in memory, as a
+    /// PCI bus can be searched.
     #[must_use]
     pub fn kernel_arguments(&self) -> Vec<String> {
-        if self.transport == Transport::Pci {
+        if self.transport != Some(Transport::Mmio) {
             return Vec::new();
         }
         let place = |i: usize| MMIO_BASE + i as u64 * MMIO_BYTES;
@@ -201,23 +203,24 @@ impl Virtio {
     #[must_use]
     pub fn lines(&self) -> u32 {
         match self.transport {
-            Transport::Pci => self
+            Some(Transport::Pci) => self
                 .functions
                 .iter()
                 .skip(1)
                 .zip(&self.devices)
                 .filter_map(|(function, device)| function.line(device))
                 .fold(0, |lines, line| lines | 1 << line),
-            Transport::Mmio => (u32::from(MMIO_LINE)..)
+            Some(Transport::Mmio) => (u32::from(MMIO_LINE)..)
                 .zip(&self.devices)
                 .filter(|(_, device)| device.interrupt() != 0)
                 .fold(0, |lines, (line, _)| lines | 1 << line),
+            None => 0,
         }
     }
 
     /// Reads `out.len()` bytes (1, 2 or 4) from `port`; false when there is nothing of this at it.
     pub fn port_read(&mut self, port: u16, out: &mut [u8]) -> bool {
-        if self.transport != Transport::Pci {
+        if self.transport != Some(Transport::Pci) {
             return false;
         }
         if is_config(port, out.len()) {
@@ -232,7 +235,7 @@ impl Virtio {
 
     /// Writes `bytes` (1, 2 or 4) to `port`; false when there is nothing of this at it.
     pub fn port_write(&mut self, memory: &mut GuestMemory, port: u16, bytes: &[u8]) -> bool {
-        if self.transport != Transport::Pci {
+        if self.transport != Some(Transport::Pci) {
             return false;
         }
         if is_config(port, bytes.len()) {
@@ -250,8 +253,9 @@ impl Virtio {
         let Some((i, offset)) = self.memory_of(at) else { return false };
         self.touched.0 = true;
         match self.transport {
-            Transport::Pci => pci::read_memory(&mut self.devices[i], offset, out),
-            Transport::Mmio => mmio::read(&mut self.devices[i], offset, out),
+            Some(Transport::Pci) => pci::read_memory(&mut self.devices[i], offset, out),
+            Some(Transport::Mmio) => mmio::read(&mut self.devices[i], offset, out),
+            None => return false,
         }
         true
     }
@@ -261,17 +265,19 @@ impl Virtio {
         let Some((i, offset)) = self.memory_of(at) else { return false };
         self.touched.0 = true;
         match self.transport {
-            Transport::Pci => pci::write_memory(&mut self.devices[i], memory, offset, bytes),
-            Transport::Mmio => mmio::write(&mut self.devices[i], memory, offset, bytes),
+            Some(Transport::Pci) => pci::write_memory(&mut self.devices[i], memory, offset, bytes),
+            Some(Transport::Mmio) => mmio::write(&mut self.devices[i], memory, offset, bytes),
+            None => return false,
         }
         true
     }
 
-    /// Hands a frame to the first network card; false when there is none, when too many wait in it already, and
+    /// Hands a frame to network card number `card`; false when there is none, when too many wait in it already, and
     /// when the frame is longer than [`FRAME_BYTES_MAX`].
-    pub fn push_frame(&mut self, memory: &mut GuestMemory, frame: &[u8]) -> bool {
+    pub fn push_frame(&mut self, memory: &mut GuestMemory, card: usize, frame: &[u8]) -> bool {
         self.touched.0 = true;
-        self.devices.iter_mut().any(|device| {
+        let mut cards = self.devices.iter_mut().filter(|device| matches!(device.model, Model::Net(_)));
+        cards.nth(card).is_some_and(|device| {
             let Model::Net(net) = &mut device.model else { return false };
             let taken = net.push(frame);
             device.notify(memory, net::RECEIVE);
@@ -285,32 +291,38 @@ impl Virtio {
         self.devices.iter().any(|device| matches!(&device.model, Model::Net(net) if net.has_sent()))
     }
 
-    /// Frames that the guest has sent since this was last asked.
-    pub fn take_frames(&mut self) -> Vec<Vec<u8>> {
+    /// Frames that the guest has sent since this was last asked, card by card, each with the number of its card.
+    pub fn take_frames(&mut self) -> Vec<(usize, Vec<u8>)> {
         let nets = self.devices.iter_mut().filter_map(|device| match &mut device.model {
             Model::Net(net) => Some(net.take_sent()),
             _ => None,
         });
-        let frames: Vec<Vec<u8>> = nets.flatten().collect();
+        let numbered = |(card, frames): (usize, Vec<_>)| frames.into_iter().map(move |frame| (card, frame));
+        let frames: Vec<_> = nets.enumerate().flat_map(numbered).collect();
         self.touched.0 |= !frames.is_empty();
         frames
     }
 
-    /// Whether the first network card would give a frame to the guest at once: the guest has it running, and has
+    /// Whether network card number `card` would give a frame to the guest at once: the guest has it running, and has
     /// taken all that came before.
     #[must_use]
-    pub fn wants_frame(&self) -> bool {
-        let mut nets = self.devices.iter().filter_map(|device| match &device.model {
-            Model::Net(net) => Some((device, net)),
-            _ => None,
-        });
-        nets.next().is_some_and(|(device, net)| device.serves(net::RECEIVE) && !net.has_waiting())
+    pub fn wants_frame(&self, card: usize) -> bool {
+        let runs = |device: &Device| self.transport.is_none() || device.serves(net::RECEIVE);
+        let card = self.nets().nth(card);
+        card.is_some_and(|(device, net)| runs(device) && !net.has_waiting())
     }
 
-    /// Whether there is a network card.
+    /// How many network cards there are.
     #[must_use]
-    pub fn has_net(&self) -> bool {
-        self.devices.iter().any(|device| matches!(device.model, Model::Net(_)))
+    pub fn cards(&self) -> usize {
+        self.nets().count()
+    }
+
+    fn nets(&self) -> impl Iterator<Item = (&Device, &Net)> {
+        self.devices.iter().filter_map(|device| match &device.model {
+            Model::Net(net) => Some((device, net)),
+            _ => None,
+        })
     }
 
     /// Whether the first console has been read empty; `None` when there is no console.
@@ -370,12 +382,13 @@ impl Virtio {
             u32::try_from(offset).ok()
         };
         match self.transport {
-            Transport::Mmio => (0..self.devices.len())
+            Some(Transport::Mmio) => (0..self.devices.len())
                 .find_map(|i| Some((i, inside(MMIO_BASE + i as u64 * MMIO_BYTES, MMIO_BYTES)?))),
-            Transport::Pci => self.functions.iter().skip(1).enumerate().find_map(|(i, function)| {
+            Some(Transport::Pci) => self.functions.iter().skip(1).enumerate().find_map(|(i, function)| {
                 let (first, bytes) = function.memory()?;
                 Some((i, inside(first, bytes)?))
             }),
+            None => None,
         }
     }
 
@@ -410,6 +423,21 @@ impl Virtio {
         let device = slot.checked_sub(1).and_then(|i| self.devices.get_mut(i));
         self.functions[slot].write_config(device, memory, at, bytes);
     }
+}
+
+/// What `configs` stand for.
+fn devices_of<'a>(configs: impl Iterator<Item = &'a DeviceConfig>) -> Vec<Device> {
+    let mut cards = 0;
+    let model = |config: &DeviceConfig| match config {
+        DeviceConfig::Disk { disk, read_only } => Model::Block(Block::new(Arc::clone(disk), *read_only)),
+        DeviceConfig::Net => {
+            cards += 1;
+            Model::Net(Net::new(cards - 1))
+        }
+        DeviceConfig::Console => Model::Console(Console::default()),
+        DeviceConfig::Entropy { seed } => Model::Entropy(Entropy::new(*seed)),
+    };
+    configs.map(model).map(Device::new).collect()
 }
 
 /// Whether an access is to the address register, which takes whole words, or to what it names. The bytes in

@@ -8,6 +8,8 @@ mod batches;
 mod build;
 #[path = "agent/forks.rs"]
 mod forks;
+#[path = "agent/hostile.rs"]
+mod hostile;
 
 use std::fs;
 use std::path::{Path, PathBuf};

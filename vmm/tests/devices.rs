@@ -2,6 +2,8 @@
 
 #[path = "agent/build.rs"]
 mod build;
+#[path = "devices/calls.rs"]
+mod calls;
 #[path = "devices/forks.rs"]
 mod forks;
 
@@ -25,11 +27,11 @@ fn kernel() -> Vec<u8> {
     build::image(build::CLANG, &[("../devices/kernel.c", Some("-mgeneral-regs-only"))])
 }
 
-/// What a kernel's devices are connected to: frames come back the other way round, and what was said to be typed is.
+/// What a kernel's devices are connected to: frames come back to their card the other way round, and what was said to be typed is.
 #[derive(Default)]
 struct World {
     console: Vec<u8>,
-    frames: VecDeque<Vec<u8>>,
+    frames: VecDeque<(usize, Vec<u8>)>,
     to_type: Vec<u8>,
 }
 
@@ -47,11 +49,11 @@ impl Outside for World {
     fn stopped(&self) -> bool {
         false
     }
-    fn sent(&mut self, frame: &[u8]) {
-        self.frames.push_back(frame.iter().rev().copied().collect());
+    fn sent(&mut self, card: usize, frame: &[u8]) {
+        self.frames.push_back((card, frame.iter().rev().copied().collect()));
     }
-    fn arrived(&mut self) -> Option<Vec<u8>> {
-        self.frames.pop_front()
+    fn arrived(&mut self, card: usize) -> Option<Vec<u8>> {
+        self.frames.pop_front_if(|(to, _)| *to == card).map(|(_, frame)| frame)
     }
     fn is_connected(&self) -> bool {
         true

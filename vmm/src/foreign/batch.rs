@@ -149,7 +149,7 @@ impl Fork {
         let (end, last) = self.enter_batch(&base, time, count)?;
         self.take_console();
         self.read_counters()?;
-        Ok(self.collect(&base, end, count, last, runs))
+        Ok(self.collect(&base, end, count, last, filter == Filter::Off, runs))
     }
 
     /// Whether the next inputs can be a batch.
@@ -220,7 +220,7 @@ impl Fork {
         count: usize,
     ) -> Result<(Finish, Option<u64>), ForkError> {
         let tick = time.deadline / TICKS;
-        let start = Instant::now();
+        let (start, whole) = (Instant::now(), time.whole(count));
         let (mut seen, mut since, mut last) = (0, start, None);
         take_disturbed(&mut self.machine);
         let trusting = self.resetter.planted.is(Mutation::IgnoreStops);
@@ -236,20 +236,19 @@ impl Fork {
                 (seen, since) = (index, now);
             }
             machine.cpu.vcpu().extend(tick);
-            now - since >= time.deadline.saturating_sub(tick)
-                || now - start >= time.budget
-                || index >= count as u64
+            now - since >= time.deadline.saturating_sub(tick) || now - start >= whole || index >= count as u64
         })?;
         Ok((end, last))
     }
 
-    /// Reads the records.
+    /// Reads the records, all of which have counters if each run's were to be `kept`.
     fn collect(
         &mut self,
         base: &Base,
         end: Finish,
         count: usize,
         last: Option<u64>,
+        kept: bool,
         runs: &mut Vec<BatchRun>,
     ) -> Ran {
         let memory = &self.machine.memory;
@@ -276,7 +275,7 @@ impl Fork {
             let given = self.batching.given.get(number) == Some(&(offset, length));
             let none = slot == u64::MAX;
             let slot = layout.slot_of(slot, stored);
-            if state != 1 || !given || slot.is_none() && !none {
+            if state != 1 || !given || slot.is_none() && (kept || !none) {
                 return nonsense;
             }
             runs.push(BatchRun { code: code.cast_signed(), slot });

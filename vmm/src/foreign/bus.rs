@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::Profile;
+use super::devices::hvt;
 use super::devices::interrupts::Interrupts;
 use super::devices::lapic::Refused;
 use super::devices::pic::Pic;
@@ -38,9 +39,9 @@ pub(crate) struct Bus {
     pit: Pit,
     rtc: Rtc,
     virtio: Virtio,
-    // Whether calls of Solo5's hvt are served, and until when one of them has the CPU wait.
+    // Whether calls of Solo5's hvt are served, and one of them that waits.
     hvt: bool,
-    hvt_waits_ns: u64,
+    poll: Option<hvt::Poll>,
     power: Option<Power>,
     // What was written to the agent's port and has not been looked at.
     agent: Option<u32>,
@@ -97,7 +98,7 @@ impl Bus {
             rtc: Rtc::new(memory_bytes),
             virtio: Virtio::new(transport, devices),
             hvt: false,
-            hvt_waits_ns: 0,
+            poll: None,
             power: None,
             agent: None,
             tick_ns: 0,
@@ -237,14 +238,20 @@ impl Bus {
         &mut self.virtio
     }
 
-    /// Until when the CPU waits, because it has called for that.
-    pub(crate) fn waits_until(&self) -> Option<u64> {
-        (self.hvt_waits_ns > self.now_ns).then_some(self.hvt_waits_ns)
+    /// Until when at most the CPU waits, because it has called for that; answers the call if that is over, or a frame
+    /// has come.
+    pub(crate) fn waits_until(&mut self, memory: &mut GuestMemory) -> Option<u64> {
+        let poll = self.poll?;
+        if poll.end(memory, &self.virtio, self.now_ns) {
+            self.poll = None;
+        }
+        self.poll.map(|poll| poll.until_ns)
     }
 
-    /// From now on, calls of Solo5's hvt are served.
-    pub(crate) fn tend_hvt(&mut self) {
+    /// From now on, calls of Solo5's hvt are served; some are for `devices`, by `handles`.
+    pub(crate) fn tend_hvt(&mut self, devices: &[DeviceConfig], handles: Vec<Option<u8>>) {
         self.hvt = true;
+        self.virtio = Virtio::behind_calls(devices, handles);
     }
 
     /// Reads `data.len()` (at most 8) bytes of physical memory where there is no RAM. A device takes the accesses

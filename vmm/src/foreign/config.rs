@@ -42,7 +42,8 @@ pub struct Config {
     pub initrd: Option<Vec<u8>>,
     /// Modules, for protocols that have them.
     pub modules: Vec<Module>,
-    /// Its virtio devices: on a PCI bus, or for [`Profile::Firecracker`] in memory, and named on the command line.
+    /// Its virtio devices: on a PCI bus, or for [`Profile::Firecracker`] in memory, and named on the command line. An
+    /// image for Solo5's hvt calls them instead.
     pub devices: Vec<DeviceConfig>,
     /// How its CPL 0 is run.
     pub ring0: Ring0,

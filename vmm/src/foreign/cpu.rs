@@ -33,6 +33,8 @@ pub struct Start {
     pub rdi: u64,
     /// Whether SSE is switched on.
     pub sse: bool,
+    /// Whether what page tables say must not be written cannot be.
+    pub write_protect: bool,
     /// Where the image finds how fast its time stamp counter runs, in Hz, if its protocol says that.
     pub cycles_at: Option<u64>,
     /// Page tables, for an image that begins in long mode; else it begins in protected mode without paging.
@@ -46,6 +48,7 @@ pub struct Start {
 }
 
 const CR0: u64 = 0x11; // ET PE
+const CR0_WP: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 /// OSFXSR OSXMMEXCPT.
@@ -53,6 +56,11 @@ const CR4_SSE: u64 = 0x600;
 const EFER_LONG: u64 = 0x500; // LMA LME
 
 impl Start {
+    fn cr0(&self) -> u64 {
+        let paging = if self.cr3.is_some() { CR0_PG } else { 0 };
+        CR0 | paging | if self.write_protect { CR0_WP } else { 0 }
+    }
+
     fn cr4(&self) -> u64 {
         CR4_PAE | if self.sse { CR4_SSE } else { 0 }
     }
@@ -60,9 +68,8 @@ impl Start {
     /// What the monitor knows of a CPU in this state.
     pub(crate) fn cpu(&self) -> Virtual {
         let mut cpu = Virtual::default();
-        cpu.paging.cr0 = CR0;
+        cpu.paging.cr0 = self.cr0();
         if let Some(cr3) = self.cr3 {
-            cpu.paging.cr0 |= CR0_PG;
             cpu.paging.cr3 = cr3;
             cpu.paging.cr4 = self.cr4();
             cpu.paging.efer = EFER_LONG;
@@ -168,9 +175,9 @@ impl Cpu {
         (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
         sregs.gdt = kvm_dtable { base: start.gdt.0, limit: start.gdt.1, ..Default::default() };
         sregs.idt = kvm_dtable::default();
-        sregs.cr0 = CR0;
+        sregs.cr0 = start.cr0();
         if let Some(cr3) = start.cr3 {
-            (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0 | CR0_PG, cr3, start.cr4(), EFER_LONG);
+            (sregs.cr3, sregs.cr4, sregs.efer) = (cr3, start.cr4(), EFER_LONG);
         }
         vcpu.store()?;
         Ok(Self::Native(Box::new(Native { vcpu, cpuid, raised: None })))

@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use super::Profile;
 use super::cpu::Start;
+use crate::virtio::{DEVICES_MAX, DeviceConfig};
 
 mod acpi;
 mod area;
@@ -30,6 +31,7 @@ mod bzimage;
 mod elf;
 mod hvt;
 mod linux64;
+mod manifest;
 mod multiboot;
 mod pvh;
 
@@ -103,6 +105,9 @@ pub enum LoadError {
     /// What was given along does not fit in the boot structures.
     #[error("the {0} are too long for the boot structures")]
     ArgumentsTooLong(&'static str),
+    /// It is given other devices than it names, or more than there is room for.
+    #[error("{0}")]
+    Devices(String),
     /// The protocol cannot hand that over.
     #[error("the {protocol} protocol cannot hand over {what}")]
     Unsupported {
@@ -138,6 +143,7 @@ pub(crate) struct Request<'a> {
     pub append: &'a str,
     pub initrd: Option<&'a [u8]>,
     pub modules: &'a [Module],
+    pub devices: &'a [DeviceConfig],
     pub memory_bytes: u64,
     pub profile: Profile,
 }
@@ -158,6 +164,8 @@ pub(crate) struct Loaded<'a> {
     pub start: Start,
     /// Guest-physical ranges that the file says are code.
     pub code: Vec<Range<u64>>,
+    /// For each handle by which the image calls its devices, which of them it stands for.
+    pub handles: Vec<Option<u8>>,
 }
 
 /// Decides what goes where.
@@ -171,6 +179,10 @@ pub(crate) fn load<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> {
         return Err(LoadError::Memory(memory));
     }
     let mut loaded = load_by_protocol(request)?;
+    if loaded.protocol != Protocol::Hvt && request.devices.len() > DEVICES_MAX {
+        let given = request.devices.len();
+        return Err(LoadError::Devices(format!("{given} devices, and there is room for {DEVICES_MAX}")));
+    }
     loaded.pieces.push(acpi::tables(request.profile));
     loaded.pieces.push(area::bios_data());
     Ok(loaded)
@@ -199,6 +211,11 @@ fn load_by_protocol<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> 
         }
         (None, None, _) => Err(LoadError::NotAKernel),
     }
+}
+
+/// Whether `image` is for Solo5's hvt.
+pub(crate) fn is_hvt(image: &[u8]) -> bool {
+    elf::parse(image).is_ok_and(|elf| elf.is_some_and(|elf| elf.is_64 && elf.solo5.is_hvt()))
 }
 
 /// Whether `image` says of itself that it is a kernel.

@@ -16,13 +16,14 @@ pub trait Outside {
     /// Whether the run is to end now.
     fn stopped(&self) -> bool;
 
-    /// The machine has sent this on its network card.
-    fn sent(&mut self, frame: &[u8]) {
-        let _nobody_is_there = frame;
+    /// The machine has sent this on network card number `card`.
+    fn sent(&mut self, card: usize, frame: &[u8]) {
+        let _nobody_is_there = (card, frame);
     }
 
-    /// A frame for its network card, if one has come.
-    fn arrived(&mut self) -> Option<Vec<u8>> {
+    /// A frame for network card number `card`, if one has come.
+    fn arrived(&mut self, card: usize) -> Option<Vec<u8>> {
+        let _nothing_comes = card;
         None
     }
 

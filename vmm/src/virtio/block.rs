@@ -173,14 +173,16 @@ impl Block {
         let word = |at: usize| header[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let sector = u64::from(word(8)) | u64::from(word(12)) << 32;
         let (status, written) = match word(0) {
-            VIRTIO_BLK_T_IN => match self.read(sector, room) {
+            VIRTIO_BLK_T_IN => match place(sector, room).and_then(|at| self.read(at, room)) {
                 Some(bytes) => {
                     request.scatter(memory, 0, &bytes)?;
                     (VIRTIO_BLK_S_OK, room)
                 }
                 None => (VIRTIO_BLK_S_IOERR, 0),
             },
-            VIRTIO_BLK_T_OUT if self.write(sector, data) => (VIRTIO_BLK_S_OK, 0),
+            VIRTIO_BLK_T_OUT if place(sector, data.len()).is_some_and(|at| self.write(at, data)) => {
+                (VIRTIO_BLK_S_OK, 0)
+            }
             VIRTIO_BLK_T_OUT => (VIRTIO_BLK_S_IOERR, 0),
             VIRTIO_BLK_T_FLUSH => (VIRTIO_BLK_S_OK, 0),
             VIRTIO_BLK_T_GET_ID => {
@@ -194,15 +196,21 @@ impl Block {
         Ok(Served::Done(u32::try_from(written + 1).unwrap_or(u32::MAX)))
     }
 
-    /// First byte of a range of whole sectors, if it is on the disk.
-    fn place(&self, sector: u64, bytes: usize) -> Option<u64> {
-        let at = sector.checked_mul(SECTOR_BYTES)?;
-        let whole = (bytes as u64).is_multiple_of(SECTOR_BYTES);
-        (whole && at.checked_add(bytes as u64)? <= self.bytes).then_some(at)
+    /// Bytes of the disk: whole sectors.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
-    fn read(&self, sector: u64, bytes: usize) -> Option<Vec<u8>> {
-        let at = self.place(sector, bytes)?;
+    /// Whether all of a range is on the disk.
+    pub(crate) fn has(&self, at: u64, bytes: u64) -> bool {
+        at.checked_add(bytes).is_some_and(|end| end <= self.bytes)
+    }
+
+    /// `bytes` bytes from byte `at` on, if they are on the disk and can be read.
+    pub(crate) fn read(&self, at: u64, bytes: usize) -> Option<Vec<u8>> {
+        if !self.has(at, bytes as u64) {
+            return None;
+        }
         let mut out = vec![0; bytes];
         self.behind.0.as_ref()?.read(at, &mut out).ok()?;
         let clusters = at / CLUSTER_BYTES..(at + bytes as u64).div_ceil(CLUSTER_BYTES);
@@ -215,8 +223,11 @@ impl Block {
         Some(out)
     }
 
-    fn write(&mut self, sector: u64, data: &[u8]) -> bool {
-        let (Some(mut at), false) = (self.place(sector, data.len()), self.read_only) else { return false };
+    /// Writes `data` from byte `at` on; false when that is not on the disk, or cannot be written.
+    pub(crate) fn write(&mut self, mut at: u64, data: &[u8]) -> bool {
+        if self.read_only || !self.has(at, data.len() as u64) {
+            return false;
+        }
         let Some(disk) = &self.behind.0 else { return false };
         let written = Arc::make_mut(&mut self.written);
         let mut rest = data;
@@ -236,4 +247,9 @@ impl Block {
         }
         true
     }
+}
+
+/// First byte of a range of whole sectors.
+fn place(sector: u64, bytes: usize) -> Option<u64> {
+    (bytes as u64).is_multiple_of(SECTOR_BYTES).then_some(sector.checked_mul(SECTOR_BYTES)?)
 }

@@ -75,7 +75,7 @@ impl Model {
     fn config(&self) -> Vec<u8> {
         match self {
             Self::Block(block) => block.config(),
-            Self::Net(_) => Net::config(),
+            Self::Net(net) => net.config(),
             Self::Console(_) => Console::config(),
             Self::Entropy(_) => Vec::new(),
         }

@@ -10,7 +10,7 @@ use super::device::Served;
 use super::ring::{Broken, Request};
 use crate::memory::device::DeviceMemory;
 
-/// A locally administered address, the same in every machine.
+/// A locally administered address, the same in every machine: of the first card. Others count on.
 const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x55, 0x46, 0x01];
 /// The queue that the guest receives from; the other one is what it sends to.
 pub(crate) const RECEIVE: usize = 0;
@@ -24,6 +24,8 @@ const SENT_BYTES_MAX: usize = 4 << 20;
 /// A card's model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Net {
+    // How many cards the machine has before it.
+    number: u8,
     waiting: VecDeque<Vec<u8>>,
     sent: Vec<Vec<u8>>,
     sent_bytes: usize,
@@ -33,9 +35,21 @@ pub(crate) struct Net {
 impl Net {
     pub(crate) const FEATURES: u64 = 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS;
 
+    /// The card that has `number` cards before it.
+    pub(crate) fn new(number: u8) -> Self {
+        Self { number, ..Self::default() }
+    }
+
+    /// Its address.
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        let mut mac = MAC;
+        mac[5] = mac[5].wrapping_add(self.number);
+        mac
+    }
+
     /// `struct virtio_net_config` as far as its features go.
-    pub(crate) fn config() -> Vec<u8> {
-        [&MAC[..], &[VIRTIO_NET_S_LINK_UP as u8, 0]].concat()
+    pub(crate) fn config(&self) -> Vec<u8> {
+        [&self.mac()[..], &[VIRTIO_NET_S_LINK_UP as u8, 0]].concat()
     }
 
     /// A frame for the guest; false when it is too long, or too many are waiting.
@@ -50,6 +64,21 @@ impl Net {
     /// Whether a frame waits for the guest to have room for it.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// The frame that has waited longest; the guest has it now.
+    pub(crate) fn take_waiting(&mut self) -> Option<Vec<u8>> {
+        self.waiting.pop_front()
+    }
+
+    /// The guest sends a frame, which may be lost.
+    pub(crate) fn keep(&mut self, frame: &[u8]) {
+        if frame.len() <= FRAME_BYTES_MAX && self.sent_bytes + frame.len() <= SENT_BYTES_MAX {
+            self.sent_bytes += frame.len();
+            self.sent.push(frame.to_vec());
+        } else {
+            self.lost += 1;
+        }
     }
 
     pub(crate) fn has_sent(&self) -> bool {
@@ -105,13 +134,7 @@ impl Net {
         memory: &DeviceMemory<'_>,
     ) -> Result<Served, Broken> {
         let said = request.gather(memory)?;
-        let frame = said.get(header..).ok_or(Broken)?;
-        if frame.len() <= FRAME_BYTES_MAX && self.sent_bytes + frame.len() <= SENT_BYTES_MAX {
-            self.sent_bytes += frame.len();
-            self.sent.push(frame.to_vec());
-        } else {
-            self.lost += 1;
-        }
+        self.keep(said.get(header..).ok_or(Broken)?);
         Ok(Served::Done(0))
     }
 }

@@ -12,7 +12,7 @@ use unifork_vmm::{Engine, Kvm, Outcome};
 
 use crate::{DEADLINE, WAYS, build, disk};
 
-fn kvm() -> &'static Kvm {
+pub(crate) fn kvm() -> &'static Kvm {
     static KVM: OnceLock<Kvm> = OnceLock::new();
     KVM.get_or_init(|| Kvm::open().unwrap())
 }
@@ -67,14 +67,14 @@ fn run(fork: &mut Fork, given: &Given) -> Outcome {
 }
 
 /// A fork that is held to others of its base.
-struct Held {
+pub(crate) struct Held {
     base: Arc<Base>,
-    used: Fork,
+    pub(crate) used: Fork,
     fresh: Fork,
 }
 
 impl Held {
-    fn new(base: Arc<Base>, engine: Engine) -> Self {
+    pub(crate) fn new(base: Arc<Base>, engine: Engine) -> Self {
         let used = Fork::spawn(kvm(), &base, engine).unwrap();
         let fresh = Fork::spawn(kvm(), &base, Engine::CopyAll).unwrap();
         Self { base, used, fresh }
@@ -104,50 +104,58 @@ impl Held {
     }
 }
 
-fn random_devices(ring0: Ring0, engine: Engine, rounds: usize) {
+/// Runs random inputs and frames in forks of `base`.
+pub(crate) fn random_devices(base: Arc<Base>, engine: Engine, rounds: usize) {
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    for way in WAYS {
-        let mut held = Held::new(base(way, ring0), engine);
-        let (mut outcomes, mut sent) = (BTreeSet::new(), 0);
-        for round in 0..rounds {
-            let outcome = held.round(&any_given(&mut random));
-            let outcome = outcome
-                .unwrap_or_else(|e| panic!("seed {seed}, round {round}, {way:?} {ring0:?} {engine}: {e}"));
-            outcomes.insert(format!("{outcome:?}"));
-            sent += held.used.frames().len();
-        }
-        assert!(outcomes.len() > rounds / 2, "seed {seed}: only {} outcomes", outcomes.len());
-        assert!(sent > 0, "seed {seed}");
+    let mut held = Held::new(base, engine);
+    let (mut outcomes, mut sent) = (BTreeSet::new(), 0);
+    for round in 0..rounds {
+        let outcome = held.round(&any_given(&mut random));
+        let outcome = outcome.unwrap_or_else(|e| panic!("seed {seed}, round {round}, {engine}: {e}"));
+        outcomes.insert(format!("{outcome:?}"));
+        sent += held.used.frames().len();
     }
+    assert!(outcomes.len() > rounds / 2, "seed {seed}: only {} outcomes", outcomes.len());
+    assert!(sent > 0, "seed {seed}");
+}
+
+/// Runs random inputs and frames until `mutation`, which is planted, is noticed.
+pub(crate) fn random_round(held: &mut Held, mutation: Mutation) {
+    let seed = rand::random();
+    let mut random = StdRng::seed_from_u64(seed);
+    let round = (0..200).find(|_| held.round(&any_given(&mut random)).is_err());
+    println!("{mutation:?}: noticed in round {round:?}");
+    assert!(round.is_some(), "seed {seed}: {mutation:?} went unnoticed");
 }
 
 #[test]
 fn devices_are_put_back_under_the_monitor() {
-    for engine in [Engine::DirtyLog, Engine::HotSet] {
-        random_devices(Ring0::Monitor, engine, 40);
+    for (engine, way) in [Engine::DirtyLog, Engine::HotSet].into_iter().flat_map(|e| WAYS.map(|way| (e, way)))
+    {
+        println!("{way:?}");
+        random_devices(base(way, Ring0::Monitor), engine, 40);
     }
 }
 
 #[test]
 fn devices_are_put_back_at_ring_0() {
-    random_devices(Ring0::Native, Engine::HotSet, 8);
+    for way in WAYS {
+        println!("{way:?}");
+        random_devices(base(way, Ring0::Native), Engine::HotSet, 8);
+    }
 }
 
 #[test]
 fn a_device_that_is_forgotten_is_noticed() {
-    let seed = rand::random();
-    println!("seed {seed}");
     for (way, mutation) in WAYS.into_iter().flat_map(|way| {
         [Mutation::KeepVirtio, Mutation::KeepBus, Mutation::ForgetHostWrites].map(|mutation| (way, mutation))
     }) {
-        let mut random = StdRng::seed_from_u64(seed);
+        println!("{way:?}");
         let mut held = Held::new(base(way, Ring0::Monitor), Engine::HotSet);
         held.used.plant(mutation);
-        let round = (0..200).find(|_| held.round(&any_given(&mut random)).is_err());
-        println!("{way:?} {mutation:?}: noticed in round {round:?}");
-        assert!(round.is_some(), "seed {seed}, {way:?}: {mutation:?} went unnoticed");
+        random_round(&mut held, mutation);
     }
 }
 

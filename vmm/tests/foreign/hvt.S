@@ -6,6 +6,14 @@
     .asciz "Solo5"
     .balign 4
     .long 1, 2, 0, 0
+    // A manifest that names no devices.
+    .long 6, 4 + 8 + 104, 0x3154464d
+    .asciz "Solo5"
+    .balign 4
+    .long 0, 1, 1
+    .fill 68, 1, 0
+    .long 1 << 30
+    .fill 32, 1, 0
 
     .text
     .code64

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use unifork_vmm::virtio::{DEVICES_MAX, DeviceConfig, Disk};
+use unifork_vmm::virtio::{DeviceConfig, Disk};
 
 use crate::cmd::{BlameExt as _, Failure};
 
@@ -24,9 +24,10 @@ pub(crate) struct DeviceArgs {
     #[arg(long, value_name = "FILE[,ro]")]
     disk: Vec<String>,
     /// A virtio network card. Its frames go nowhere (`isolated`), or each in a datagram from LOCAL to REMOTE and back:
-    /// `udp:LOCAL,REMOTE` with addresses, `unix:LOCAL,REMOTE` with paths
+    /// `udp:LOCAL,REMOTE` with addresses, `unix:LOCAL,REMOTE` with paths. May be given again
     #[arg(long, value_name = "WIRE", value_parser = wire)]
-    net: Option<Wire>,
+    #[serde(default, deserialize_with = "wires")]
+    net: Vec<Wire>,
     /// A further virtio device; may be given again
     #[arg(long, value_name = "NAME")]
     device: Vec<DeviceName>,
@@ -76,15 +77,29 @@ fn wire(text: &str) -> Result<Wire, String> {
     }
 }
 
+/// Of records that were written when there was one card at most: that one, or none.
+fn wires<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Wire>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        List(Vec<Wire>),
+        One(Option<Wire>),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::List(wires) => wires,
+        Written::One(wire) => wire.into_iter().collect(),
+    })
+}
+
 impl DeviceArgs {
     /// Whether one of them was given.
     pub(crate) fn any(&self) -> bool {
         *self != Self::default()
     }
 
-    /// What the network card is connected to, if there is one.
-    pub(crate) fn wire(&self) -> Option<&Wire> {
-        self.net.as_ref()
+    /// What each network card is connected to.
+    pub(crate) fn wires(&self) -> &[Wire] {
+        &self.net
     }
 
     /// The same from any folder: for a finding's record.
@@ -99,17 +114,15 @@ impl DeviceArgs {
 
     /// Of a machine that is forked, frames are part of the input: there is no wire.
     pub(crate) fn refuse_wires(&self) -> Result<(), Failure> {
-        match self.net {
-            None | Some(Wire::Isolated) => Ok(()),
-            Some(Wire::Udp(..) | Wire::Unix(..)) => {
-                let error = anyhow!("--net has a socket, which forks of a machine cannot share");
-                Err(Failure::usage(error)
-                    .help("give --net isolated: a card whose frames are the inputs' and the runs'"))
-            }
+        if self.net.iter().all(|wire| *wire == Wire::Isolated) {
+            return Ok(());
         }
+        let error = anyhow!("--net has a socket, which forks of a machine cannot share");
+        Err(Failure::usage(error)
+            .help("give --net isolated: a card whose frames are the inputs' and the runs'"))
     }
 
-    /// The devices, in the order in which the machine has them: disks, network card, the others.
+    /// The devices, in the order in which the machine has them: disks, network cards, the others.
     pub(crate) fn devices(&self) -> Result<Vec<DeviceConfig>, Failure> {
         let disks = self.disk.iter().map(|text| {
             let (file, rest) = split(text);
@@ -121,13 +134,6 @@ impl DeviceArgs {
             DeviceName::Console => DeviceConfig::Console,
             DeviceName::Entropy => DeviceConfig::Entropy { seed: ENTROPY_SEED },
         }));
-        if devices.len() > DEVICES_MAX {
-            return Err(Failure::usage(anyhow!(
-                "{} devices, and there is room for {DEVICES_MAX}",
-                devices.len()
-            ))
-            .help("leave out some of --disk and --device"));
-        }
         Ok(devices)
     }
 }
@@ -161,6 +167,18 @@ mod tests {
         {
             assert!(wire(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn records_of_one_card_and_of_several_are_read() {
+        let local: Wire = wire("unix:/a,/b").unwrap();
+        let text = |net: &str| format!(r#"{{"disk":[],"net":{net},"device":[]}}"#);
+        let read = |net: &str| serde_json::from_str::<DeviceArgs>(&text(net)).unwrap().net;
+        assert_eq!(read("null"), []);
+        assert_eq!(read(r#""Isolated""#), [Wire::Isolated]);
+        assert_eq!(read(r#"{"Unix":["/a","/b"]}"#), std::slice::from_ref(&local));
+        let args = DeviceArgs { net: vec![Wire::Isolated, local], ..DeviceArgs::default() };
+        assert_eq!(serde_json::from_str::<DeviceArgs>(&serde_json::to_string(&args).unwrap()).unwrap(), args);
     }
 
     #[test]

@@ -147,8 +147,8 @@ pub(super) fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
     let began = Instant::now();
     let failed = |error| failure(path, error);
     let mut machine = Machine::boot(&kvm, &name, &image, &config).map_err(failed)?;
-    let plug = args.kernel.devices.wire().map(Plug::connect).transpose()?.flatten();
-    let mut terminal = Terminal { show: !json, kept: Vec::new(), open: true, plug };
+    let plugs = args.kernel.devices.wires().iter().map(Plug::connect).collect::<Result<_, _>>()?;
+    let mut terminal = Terminal { show: !json, kept: Vec::new(), open: true, plugs };
     let end = machine.run(args.timeout.unwrap_or(Duration::MAX), &mut terminal).map_err(failed)?;
     let (sentence, status) = judge(&end);
     if json {
@@ -254,6 +254,10 @@ pub(crate) fn failure(path: &Path, error: ForeignError) -> Failure {
         ForeignError::Load(LoadError::Memory(_) | LoadError::TooLarge { .. }) => {
             (Blame::Usage, "give it another size of memory (--memory)")
         }
+        ForeignError::Load(LoadError::Devices(_)) => (
+            Blame::Usage,
+            "give the devices that the image wants: --disk and --net, each as often as it has one (docs/devices.md)",
+        ),
         ForeignError::Load(LoadError::NotAKernel) => (
             Blame::Usage,
             "kernels are ELF files with a multiboot header or a PVH note, ELF64 files, and bzImages",
@@ -300,7 +304,8 @@ struct Terminal {
     show: bool,
     kept: Vec<u8>,
     open: bool,
-    plug: Option<Plug>,
+    // Of each network card; `None` where nothing is at the other end.
+    plugs: Vec<Option<Plug>>,
 }
 
 /// Bytes of console that are kept for `--json`.
@@ -340,27 +345,27 @@ impl Outside for Terminal {
         signals::stop_requested()
     }
 
-    fn sent(&mut self, frame: &[u8]) {
-        if let Some(plug) = &self.plug {
+    fn sent(&mut self, card: usize, frame: &[u8]) {
+        if let Some(Some(plug)) = self.plugs.get(card) {
             plug.send(frame);
         }
     }
 
-    fn arrived(&mut self) -> Option<Vec<u8>> {
-        self.plug.as_mut()?.receive()
+    fn arrived(&mut self, card: usize) -> Option<Vec<u8>> {
+        self.plugs.get_mut(card)?.as_mut()?.receive()
     }
 
     fn is_connected(&self) -> bool {
-        self.plug.is_some()
+        self.plugs.iter().any(Option::is_some)
     }
 
     fn wait(&mut self, at_most: Duration, takes_typed: bool) {
         let stdin = std::io::stdin();
-        let mut ready = Vec::with_capacity(2);
+        let mut ready = Vec::new();
         if self.open && takes_typed {
             ready.push(PollFd::new(&stdin, PollFlags::IN));
         }
-        ready.extend(self.plug.as_ref().map(|plug| PollFd::new(plug, PollFlags::IN)));
+        ready.extend(self.plugs.iter().flatten().map(|plug| PollFd::new(plug, PollFlags::IN)));
         let timeout = Timespec::try_from(at_most).ok();
         // A signal ends the wait as well.
         let _anything = rustix::event::poll(&mut ready, timeout.as_ref());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Bus, Profile};
+use crate::foreign::devices::hvt;
 use crate::foreign::devices::interrupts::Interrupts;
 use crate::foreign::devices::pit::Pit;
 use crate::foreign::devices::rtc::Rtc;
@@ -23,7 +24,7 @@ pub(crate) struct BusImage {
     rtc: Rtc,
     pub(crate) virtio: Virtio,
     hvt: bool,
-    hvt_waits_ns: u64,
+    poll: Option<hvt::Poll>,
 }
 
 impl Bus {
@@ -37,7 +38,7 @@ impl Bus {
             rtc: image.rtc.clone(),
             virtio: image.virtio.clone(),
             hvt: image.hvt,
-            hvt_waits_ns: image.hvt_waits_ns,
+            poll: image.poll,
             power: None,
             agent: None,
             tick_ns: 0,
@@ -63,14 +64,14 @@ impl Bus {
             rtc,
             virtio: _,
             hvt,
-            hvt_waits_ns,
+            poll,
             power,
             agent,
             tick_ns: _,
             unknown,
         } = self;
         (*profile, *now_ns) = (image.profile, image.now_ns);
-        (*hvt, *hvt_waits_ns) = (image.hvt, image.hvt_waits_ns);
+        (*hvt, *poll) = (image.hvt, image.poll);
         (*power, *agent) = (None, None);
         *serial = Serial::restore(&image.serial);
         (*interrupts, *pit) = (image.interrupts, image.pit);
@@ -88,7 +89,7 @@ impl Bus {
             rtc: self.rtc.clone(),
             virtio: self.virtio.clone(),
             hvt: self.hvt,
-            hvt_waits_ns: self.hvt_waits_ns,
+            poll: self.poll,
         }
     }
 }

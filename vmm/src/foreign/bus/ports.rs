@@ -90,7 +90,8 @@ impl Bus {
         self.now_ns += self.tick_ns;
         let wall_ns = self.now_ns.saturating_add(rtc::EPOCH_S * 1_000_000_000);
         if self.hvt
-            && let Some(call) = hvt::call(memory, port, value, wall_ns)
+            && size == 4
+            && let Some(call) = hvt::call(memory, &mut self.virtio, port, value, wall_ns)
         {
             return self.serve_hvt(call);
         }
@@ -141,9 +142,9 @@ impl Bus {
         match call {
             hvt::Call::Done => {}
             hvt::Call::Print(text) => text.iter().for_each(|&byte| self.serial.write_plain(byte)),
-            // Where nothing but ports takes time, a wait is over at once.
-            hvt::Call::Wait(wait) if self.tick_ns > 0 => self.now_ns = self.now_ns.saturating_add(wait),
-            hvt::Call::Wait(wait) => self.hvt_waits_ns = self.now_ns.saturating_add(wait),
+            hvt::Call::Wait { nanoseconds, at } => {
+                self.poll = Some(hvt::Poll { until_ns: self.now_ns.saturating_add(nanoseconds), at });
+            }
             hvt::Call::Halt(status) => self.power = Some(Power::Exit(status)),
         }
     }

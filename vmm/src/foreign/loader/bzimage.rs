@@ -81,5 +81,5 @@ pub(super) fn load<'a>(request: &Request<'a>, header: &setup_header) -> Result<L
         start.cr3 = Some(area.put_page_tables()?);
     }
     pieces.push(area.into_piece());
-    Ok(Loaded { protocol: Protocol::BzImage, pieces, start, code: Vec::new() })
+    Ok(Loaded { protocol: Protocol::BzImage, pieces, start, code: Vec::new(), handles: Vec::new() })
 }

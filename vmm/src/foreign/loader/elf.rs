@@ -25,6 +25,7 @@ pub(super) struct Segment {
     pub bytes: u64,
     pub file: Range<usize>,
     pub executable: bool,
+    pub writable: bool,
 }
 
 /// What of an ELF file matters here.
@@ -115,7 +116,8 @@ fn segment<H: FileHeader<Endian = LittleEndian>>(
         return Err(malformed("a segment wraps round"));
     }
     let executable = program.p_flags(LE).0 & elf::PF_X.0 != 0;
-    Ok(Segment { physical, linear, bytes, file, executable })
+    let writable = program.p_flags(LE).0 & elf::PF_W.0 != 0;
+    Ok(Segment { physical, linear, bytes, file, executable, writable })
 }
 
 /// The entry in a PVH note, which 32-bit and 64-bit tools write 4 and 8 bytes wide.

@@ -46,7 +46,7 @@ pub(super) fn load<'a>(request: &Request<'a>, elf: &Elf) -> Result<Loaded<'a>, L
         ..Start::default()
     };
     pieces.push(area.into_piece());
-    Ok(Loaded { protocol: Protocol::Linux64, pieces, start, code: elf.code() })
+    Ok(Loaded { protocol: Protocol::Linux64, pieces, start, code: elf.code(), handles: Vec::new() })
 }
 
 /// Puts `boot_params` with `header`, completed; says where.

@@ -108,7 +108,7 @@ pub(super) fn load<'a>(
         ..Start::default()
     };
     pieces.push(area.into_piece());
-    Ok(Loaded { protocol: Protocol::Multiboot, pieces, start, code })
+    Ok(Loaded { protocol: Protocol::Multiboot, pieces, start, code, handles: Vec::new() })
 }
 
 /// What an image with address fields is: pieces, end and entry.

@@ -63,5 +63,5 @@ pub(super) fn load<'a>(request: &Request<'a>, elf: &Elf, entry: u32) -> Result<L
         ..Start::default()
     };
     pieces.push(area.into_piece());
-    Ok(Loaded { protocol: Protocol::Pvh, pieces, start, code: elf.code() })
+    Ok(Loaded { protocol: Protocol::Pvh, pieces, start, code: elf.code(), handles: Vec::new() })
 }

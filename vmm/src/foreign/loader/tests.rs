@@ -5,30 +5,43 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 
+mod manifests;
+
 const MEMORY: u64 = 64 << 20;
 const CODE: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
 
-/// An ELF file with one segment at 1 MiB, which begins with `front`, and a note.
+/// An ELF file with one segment at 1 MiB, which begins with `front`, and notes.
 #[derive(Clone, Default)]
 struct ElfFile {
     is_64: bool,
     front: Vec<u8>,
     pvh: Option<Vec<u8>>,
+    /// Solo5's, with this manifest.
+    hvt: Option<Vec<u8>>,
 }
 
 impl ElfFile {
     fn build(&self) -> Vec<u8> {
         let word = if self.is_64 { 8 } else { 4 };
         let (header_bytes, program_bytes) = if self.is_64 { (64, 56) } else { (52, 32) };
-        let programs = 1 + u64::from(self.pvh.is_some());
         let mut note = Vec::new();
-        if let Some(entry) = &self.pvh {
-            for value in [4, entry.len() as u32, 18] {
+        let mut add = |name: &[u8], kind: u32, bytes: &[u8]| {
+            for value in [name.len() as u32, bytes.len() as u32, kind] {
                 note.extend(value.to_le_bytes());
             }
-            note.extend(b"Xen\0");
-            note.extend(entry);
+            note.extend(name);
+            note.resize(note.len().next_multiple_of(4), 0);
+            note.extend(bytes);
+            note.resize(note.len().next_multiple_of(4), 0);
+        };
+        if let Some(entry) = &self.pvh {
+            add(b"Xen\0", 18, entry);
         }
+        if let Some(manifest) = &self.hvt {
+            add(b"Solo5\0", hvt::NOTE_ABI, &[1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            add(b"Solo5\0", hvt::NOTE_MANIFEST, &[&[0; 4], &manifest[..]].concat());
+        }
+        let programs = if note.is_empty() { 1 } else { 2 };
         let note_at = header_bytes + programs * program_bytes;
         let body_at = (note_at + note.len() as u64).next_multiple_of(16);
         let mut body = self.front.clone();
@@ -61,7 +74,7 @@ impl ElfFile {
             put(&mut out, 4, word);
         };
         program(1, body_at, 0x10_0000, body.len() as u64, 0x3000);
-        if self.pvh.is_some() {
+        if programs == 2 {
             program(4, note_at, 0, note.len() as u64, note.len() as u64);
         }
         out.extend(&note);
@@ -84,13 +97,13 @@ fn multiboot_elf32() -> Vec<u8> {
 /// As Solo5 links its virtio images: ELF64, with address fields.
 fn multiboot_elf64() -> Vec<u8> {
     let front = multiboot_header(0x1_0003, &[0x10_0000, 0x10_0000, 0, 0x10_4000, 0x10_0020]);
-    ElfFile { is_64: true, front, pvh: None }.build()
+    ElfFile { is_64: true, front, ..ElfFile::default() }.build()
 }
 
 fn pvh(is_64: bool, wide: bool) -> Vec<u8> {
     let mut entry = 0x10_0000u32.to_le_bytes().to_vec();
     entry.resize(if wide { 8 } else { 4 }, 0);
-    ElfFile { is_64, front: Vec::new(), pvh: Some(entry) }.build()
+    ElfFile { is_64, pvh: Some(entry), ..ElfFile::default() }.build()
 }
 
 fn linux64() -> Vec<u8> {
@@ -119,6 +132,7 @@ fn request(image: &[u8]) -> Request<'_> {
         append: "one two",
         initrd: None,
         modules: &[],
+        devices: &[],
         memory_bytes: MEMORY,
         profile: Profile::Pc,
     }
@@ -180,7 +194,8 @@ fn multiboot_address_fields_decide_in_a_64_bit_file() {
     let loaded = load(&request(&image)).unwrap();
     assert_eq!((loaded.protocol, loaded.start.rip), (Protocol::Multiboot, 0x10_0020));
     assert_eq!(memory_of(&loaded)[0x10_0020..0x10_0024], CODE);
-    let without = ElfFile { is_64: true, front: multiboot_header(3, &[]), pvh: None }.build();
+    let front = multiboot_header(3, &[]);
+    let without = ElfFile { is_64: true, front, ..ElfFile::default() }.build();
     assert!(matches!(load(&request(&without)), Err(LoadError::Malformed(_))));
     // Firecracker knows no multiboot: the same file is a Linux64 one there.
     let firecracker = Request { profile: Profile::Firecracker, ..request(&without) };
@@ -202,7 +217,7 @@ fn pvh_notes_may_be_4_or_8_bytes_wide_in_either_kind_of_file() {
         assert_eq!(number(&memory, info + 12), 1);
         assert_eq!(memory[number(&memory, module.into()) as usize..][..4], *b"disk");
     }
-    let far = ElfFile { is_64: true, front: Vec::new(), pvh: Some(vec![0, 0, 0, 0, 1, 0, 0, 0]) }.build();
+    let far = ElfFile { is_64: true, pvh: Some(vec![0, 0, 0, 0, 1, 0, 0, 0]), ..ElfFile::default() }.build();
     assert!(matches!(load(&request(&far)), Err(LoadError::Malformed(_))));
 }
 
@@ -266,6 +281,7 @@ fn broken_images_are_errors_and_never_panics() {
         (Protocol::Linux64, linux64()),
         (Protocol::BzImage, bzimage(1)),
         (Protocol::BzImage, bzimage(0)),
+        (Protocol::Hvt, manifests::hvt(&[])),
     ];
     for (protocol, image) in &seeds {
         // The seeds themselves get past every header.
@@ -300,7 +316,9 @@ fn broken_images_are_errors_and_never_panics() {
             let profile = if rng.random() { Profile::Pc } else { Profile::Firecracker };
             let modules = [Module { command: "two words".into(), bytes: vec![7; 100] }];
             let modules = &modules[..usize::from(rng.random_range(0..4) == 0)];
-            match load(&Request { profile, initrd: Some(b"disk"), modules, ..request(&broken) }) {
+            // Solo5's hvt has none.
+            let initrd = Some(&b"disk"[..]).filter(|_| *protocol != Protocol::Hvt);
+            match load(&Request { profile, initrd, modules, ..request(&broken) }) {
                 // What is accepted lies in memory, and outside of the boot structures but for those.
                 Ok(loaded) => {
                     let _fits = memory_of_bounds(&loaded);

@@ -38,6 +38,14 @@ impl Fork {
         let finish = loop {
             self.hand_over(base);
             let machine = &mut self.machine;
+            if let Some(until) = machine.bus.waits_until(&mut machine.memory) {
+                if until == u64::MAX {
+                    break Finish::Machine(End::Idle);
+                }
+                machine.bus.advance(until);
+                // It is over now, and answered.
+                let _nothing = machine.bus.waits_until(&mut machine.memory);
+            }
             machine.bus.advance(machine.bus.now_ns());
             let offered = machine.cpu.offer_interrupt(&mut machine.memory, &mut machine.bus)?;
             if let Some(end) = machine.ended(offered) {
@@ -100,8 +108,8 @@ impl Fork {
                 bus.type_in(memory, &rest[..room]);
                 self.handed_over += room;
             }
-            Entry::Net { .. } if !rest.is_empty() && bus.virtio().wants_frame() => {
-                bus.virtio().push_frame(memory, rest);
+            Entry::Net { .. } if !rest.is_empty() && bus.virtio().wants_frame(0) => {
+                bus.virtio().push_frame(memory, 0, rest);
                 self.handed_over = self.input.len();
             }
             _ => {}

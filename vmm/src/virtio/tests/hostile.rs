@@ -204,9 +204,12 @@ fn apply(virtio: &mut Virtio, memory: &mut GuestMemory, step: &Step) -> Vec<u8> 
             memory.write(Gpa(*at), bytes).unwrap();
             Vec::new()
         }
-        Step::Frame(frame) => vec![virtio.push_frame(memory, frame).into()],
+        Step::Frame(frame) => vec![virtio.push_frame(memory, 0, frame).into()],
         Step::Type(bytes) => virtio.type_in(memory, bytes).to_le_bytes().to_vec(),
-        Step::Take => [virtio.take_frames().concat(), virtio.take_console()].concat(),
+        Step::Take => {
+            let frames = virtio.take_frames().into_iter().flat_map(|(_, frame)| frame).collect();
+            [frames, virtio.take_console()].concat()
+        }
     }
 }
 

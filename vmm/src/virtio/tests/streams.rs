@@ -22,11 +22,11 @@ fn frames_go_both_ways() {
         driver.put(OUT, &[0; 12]);
         driver.put(OUT + u64::from(header(way)), b"to the world");
         assert_eq!(driver.request(SEND, &[Buffer::Out(OUT, header(way) + 12)]), Some(0), "{way:?}");
-        assert_eq!(driver.virtio.take_frames(), [b"to the world"]);
+        assert_eq!(driver.virtio.take_frames(), [(0, b"to the world".to_vec())]);
         assert!(driver.virtio.take_frames().is_empty());
 
         // The first frame comes before there is room, the second one finds it.
-        assert!(driver.virtio.push_frame(&mut driver.memory, b"first"));
+        assert!(driver.virtio.push_frame(&mut driver.memory, 0, b"first"));
         driver.add(RECEIVE, 0, &[Buffer::In(IN, 1526)]);
         driver.notify(RECEIVE);
         assert_eq!(driver.next_used(RECEIVE), Some((0, header(way) + 5)), "{way:?}");
@@ -35,7 +35,7 @@ fn frames_go_both_ways() {
         driver.add(RECEIVE, 1, &[Buffer::In(IN, header(way)), Buffer::In(IN + 0x1000, 1514)]);
         driver.notify(RECEIVE);
         assert_eq!((driver.next_used(RECEIVE), driver.interrupts()), (None, 0), "{way:?}");
-        assert!(driver.virtio.push_frame(&mut driver.memory, b"second"));
+        assert!(driver.virtio.push_frame(&mut driver.memory, 0, b"second"));
         assert_eq!(driver.next_used(RECEIVE), Some((1, header(way) + 6)), "{way:?}");
         assert_eq!(driver.get(IN + 0x1000, 6), b"second");
         assert_eq!((driver.virtio.lines() != 0, driver.interrupts()), (true, 1), "{way:?}");
@@ -47,15 +47,15 @@ fn a_frame_that_does_not_fit_is_lost_and_the_next_one_is_not() {
     let mut driver = Driver::start(Way::Modern, &[DeviceConfig::Net], 2);
     driver.add(RECEIVE, 0, &[Buffer::In(IN, 20)]);
     driver.notify(RECEIVE);
-    assert!(driver.virtio.push_frame(&mut driver.memory, b"too long for it"));
-    assert!(driver.virtio.push_frame(&mut driver.memory, b"fits"));
+    assert!(driver.virtio.push_frame(&mut driver.memory, 0, b"too long for it"));
+    assert!(driver.virtio.push_frame(&mut driver.memory, 0, b"fits"));
     assert_eq!(driver.next_used(RECEIVE), Some((0, 16)));
     assert_eq!(driver.get(IN + 12, 4), b"fits");
-    assert!(!driver.virtio.push_frame(&mut driver.memory, &[0; 70_000]), "no such frames");
+    assert!(!driver.virtio.push_frame(&mut driver.memory, 0, &[0; 70_000]), "no such frames");
     for _ in 0..1024 {
-        assert!(driver.virtio.push_frame(&mut driver.memory, b"waits"));
+        assert!(driver.virtio.push_frame(&mut driver.memory, 0, b"waits"));
     }
-    assert!(!driver.virtio.push_frame(&mut driver.memory, b"one too many"));
+    assert!(!driver.virtio.push_frame(&mut driver.memory, 0, b"one too many"));
 }
 
 #[test]
