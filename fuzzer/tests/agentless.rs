@@ -116,6 +116,65 @@ fn what_a_crash_is_called_comes_from_the_kernel() {
     }
 }
 
+/// A program that the kernel is handed and loads somewhere: its symbols are known there.
+#[test]
+fn a_program_in_an_initial_ram_disk_has_names_where_it_was_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vmm/tests/agent");
+    let path = |name: &str| folder.path().join(name);
+    let build = |name: &str, compile: &[&str], link: &[&str]| {
+        let object = path(name).with_extension("o");
+        let common =
+            ["-c", "-O1", "-g", "-ffreestanding", "-fno-stack-protector", "-mno-red-zone", "-mno-sse"];
+        let mut clang = Command::new("clang-16");
+        clang.args(common).args(["-fcf-protection=none"]).args(compile).arg("-o").arg(&object);
+        run(clang.arg(sources.join(name).with_extension("c")));
+        run(Command::new("ld")
+            .args(["-nostdlib", "-z", "noexecstack"])
+            .args(link)
+            .arg("-o")
+            .arg(path(name))
+            .arg(object));
+    };
+    build("starter", &["-fno-pic"], &["-static", "-Ttext-segment=0x200000"]);
+    build("program", &["-fPIE"], &["-pie", "--no-dynamic-linker"]);
+    fs::write(path("input"), "BU").unwrap();
+    let text_of = |name: &str| path(name).to_str().unwrap().to_owned();
+    let explain = |initrd: &str| {
+        unifork(&[
+            "repro",
+            &text_of("input"),
+            "--image",
+            &text_of("starter"),
+            "--runs",
+            "1",
+            "--profile",
+            "firecracker",
+            "--memory",
+            "16M",
+            "--boot-deadline",
+            "60s",
+            "--initrd",
+            &text_of(initrd),
+            "--snapshot-at",
+            "symbol:parse",
+            "--input-to",
+            "regs:rdi,rsi",
+        ])
+    };
+    let output = explain("program");
+    let said = text(&output.stdout);
+    assert!(said.contains("page fault: write to 0x123456789000"), "{said}{}", text(&output.stderr));
+    assert!(
+        said.contains("in parse+") && said.contains("program.c:") && said.contains("[program]"),
+        "{said}"
+    );
+    // What it is handed is no such program, and it has none of its own.
+    fs::write(path("other"), "an initial RAM disk").unwrap();
+    let said = text(&explain("other").stderr);
+    assert!(said.contains("no symbol is called `parse`"), "{said}");
+}
+
 #[test]
 fn flags_that_cannot_be_are_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();

@@ -254,8 +254,9 @@ impl Fork {
         let memory = &self.machine.memory;
         let Control { index, count: claimed, stored } = run_loop::control(memory);
         // Runs behind the last one did not begin: they are not part of this batch.
-        let taken =
-            last.and_then(|last| usize::try_from(last).ok()).map_or(count, |last| (last + 1).min(count));
+        let taken = last
+            .and_then(|last| usize::try_from(last).ok())
+            .map_or(count, |last| last.saturating_add(1).min(count));
         self.batching.short = if taken > 1 { 0 } else { self.batching.short + 1 };
         if self.batching.short >= SHORT_MAX {
             (self.batching.short, self.batching.paused) = (0, PAUSE);

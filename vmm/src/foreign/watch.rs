@@ -185,6 +185,23 @@ impl Watch {
     }
 }
 
+/// What the beginning of `console` says of a panic: its line and, if that ends with a colon as in Rust, the next one; and
+/// whether all of that has been written.
+pub(super) fn panic_text(console: &[u8]) -> (String, bool) {
+    let (mut said, mut rest) = (String::new(), console);
+    for _ in 0..2 {
+        let end = rest.iter().position(|&byte| byte == b'\n');
+        let line = String::from_utf8_lossy(&rest[..end.unwrap_or(rest.len())]);
+        said = format!("{said} {}", line.trim()).trim().to_owned();
+        let Some(end) = end else { return (said, false) };
+        rest = &rest[end + 1..];
+        if !said.ends_with(':') {
+            break;
+        }
+    }
+    (said, true)
+}
+
 /// Where `part` begins in `whole`.
 pub(super) fn find(whole: &[u8], part: &[u8]) -> Option<usize> {
     memchr::memmem::find(whole, part)
@@ -214,4 +231,23 @@ fn text_at(memory: &dyn ReadMemory, address: u64) -> String {
     let bytes = read_prefix(memory, address, TEXT_MAX);
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_its_line_and_what_a_colon_announces() {
+        for (console, said, whole) in [
+            (&b"[PANIC] no me"[..], "[PANIC] no me", false),
+            (b"[PANIC] no memory\r\nand more", "[PANIC] no memory", true),
+            (b"panicked at a.rs:1:2:\n", "panicked at a.rs:1:2:", false),
+            (b"panicked at a.rs:1:2:\nindex out", "panicked at a.rs:1:2: index out", false),
+            (b"panicked at a.rs:1:2:\n it is:\nnote", "panicked at a.rs:1:2: it is:", true),
+            (b"", "", false),
+        ] {
+            assert_eq!(panic_text(console), (said.to_owned(), whole));
+        }
+    }
 }

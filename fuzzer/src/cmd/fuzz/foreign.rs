@@ -31,8 +31,8 @@ pub(crate) fn open(path: &Path, machine: &MachineArgs, flags: &KernelArgs) -> Re
     let config = flags.boot.config(machine.memory, "")?;
     let kvm = Arc::new(Kvm::open().map_err(|error| crate::cmd::machine_failure(error.into()))?);
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let terms = flags.terms(path, &name, &image)?;
     let began = Instant::now();
+    let terms = flags.terms(&kvm, (path, &name, &image), &config, machine.boot_deadline)?;
     let base = Base::boot(&kvm, &name, image, &config, &terms, machine.boot_deadline)
         .map_err(|error| failure(path, error))?;
     let boot = BootFacts { elapsed: began.elapsed(), unserved: Vec::new() };

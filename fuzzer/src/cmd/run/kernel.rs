@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use unifork_vmm::Kvm;
 use unifork_vmm::foreign::{
     Config, End, ForeignError, LoadError, Machine, Module, Outside, Power, Profile, Ring0, SymbolFile, Terms,
+    locate,
 };
 use unifork_vmm::introspect::Symbols;
 
@@ -47,8 +48,24 @@ impl KernelArgs {
     }
 
     /// What they say of `image`, which is called `name` and was read from `path`.
-    pub(crate) fn terms(&self, path: &Path, name: &str, image: &Arc<[u8]>) -> Result<Terms, Failure> {
-        self.terms.resolve(name, image, self.boot.symbol_files(path)?)
+    pub(crate) fn terms(
+        &self,
+        kvm: &Kvm,
+        (path, name, image): (&Path, &str, &Arc<[u8]>),
+        config: &Config,
+        deadline: Duration,
+    ) -> Result<Terms, Failure> {
+        let mut files = self.boot.symbol_files(path)?;
+        let handed = self.boot.handed_programs(config);
+        let bytes: Vec<_> = handed.iter().map(|file| Arc::clone(&file.bytes)).collect();
+        let biases = locate(kvm, name, image, config, &bytes, deadline).map_err(|e| failure(path, e))?;
+        for (file, bias) in handed.into_iter().zip(biases) {
+            match bias {
+                Some(bias) => files.push(SymbolFile { bias, ..file }),
+                None => log::info!("{} is nowhere in memory: no symbols of it", file.name),
+            }
+        }
+        self.terms.resolve(name, image, files)
     }
 }
 
@@ -215,6 +232,23 @@ impl BootArgs {
             agent: false,
             cpu_model: None,
         })
+    }
+
+    /// What the image is handed and may load as a program with symbols; where to, is not known yet. None of those that
+    /// `--symbols` names.
+    fn handed_programs(&self, config: &Config) -> Vec<SymbolFile> {
+        let initrd = self.initrd.iter().zip(&config.initrd).map(|(path, bytes)| (path.clone(), bytes));
+        let names = self.module.iter().map(|text| PathBuf::from(text.split(',').next().unwrap_or_default()));
+        let modules = names.zip(config.modules.iter().map(|module| &module.bytes));
+        let named = |path: &Path| {
+            let mut named = self.symbols.iter().map(|text| text.split(',').next().unwrap_or_default());
+            named.any(|name| Path::new(name) == path)
+        };
+        initrd
+            .chain(modules)
+            .filter(|(path, bytes)| bytes.starts_with(b"\x7fELF") && !named(path))
+            .map(|(path, bytes)| symbol_file(&path, bytes.clone(), 0))
+            .collect()
     }
 
     /// Files with symbols of `image`: those that were named, or the one beside it.

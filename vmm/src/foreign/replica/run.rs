@@ -7,7 +7,7 @@ use crate::agent::AgentEvent;
 use crate::foreign::agentless::Entry;
 use crate::foreign::base::Base;
 use crate::foreign::cpu::{Raised, Stop};
-use crate::foreign::watch::{Purpose, panic_at};
+use crate::foreign::watch::{Purpose, panic_at, panic_text};
 use crate::foreign::{End, Machine, Power};
 use crate::introspect::read_u64;
 use crate::layout::Layout;
@@ -175,15 +175,14 @@ impl Fork {
             return Some(Finish::Well);
         }
         self.panic_line = self.panic_line.or_else(|| base.watch.panic_line(&self.console, seen));
-        let line = &self.console[self.panic_line?..];
-        let is_whole = line.contains(&b'\n') || line.len() >= PANIC_LINE_MAX;
+        let text = &self.console[self.panic_line?..];
+        let is_whole = panic_text(text).1 || text.len() >= PANIC_LINE_MAX;
         is_whole.then(|| Finish::Panic(self.panic_message().unwrap_or_default()))
     }
 
     /// What the image's console says of its panic.
     fn panic_message(&self) -> Option<String> {
-        let line = self.console[self.panic_line?..].split(|&byte| byte == b'\n').next()?;
-        Some(String::from_utf8_lossy(line).trim().to_owned())
+        Some(panic_text(&self.console[self.panic_line?..]).0)
     }
 
     /// What a run's end amounts to.
