@@ -108,6 +108,12 @@ pub enum LoadError {
     /// It is given other devices than it names, or more than there is room for.
     #[error("{0}")]
     Devices(String),
+    /// The image says that it takes no command line as long as that.
+    #[error("the kernel takes a command line of at most {longest} bytes")]
+    CommandLineTooLong {
+        /// What it takes.
+        longest: u64,
+    },
     /// The protocol cannot hand that over.
     #[error("the {protocol} protocol cannot hand over {what}")]
     Unsupported {
@@ -183,6 +189,7 @@ pub(crate) fn load<'a>(request: &Request<'a>) -> Result<Loaded<'a>, LoadError> {
         let given = request.devices.len();
         return Err(LoadError::Devices(format!("{given} devices, and there is room for {DEVICES_MAX}")));
     }
+    check_pieces(&loaded)?;
     loaded.pieces.push(acpi::tables(request.profile));
     loaded.pieces.push(area::bios_data());
     Ok(loaded)
@@ -218,13 +225,28 @@ pub(crate) fn is_hvt(image: &[u8]) -> bool {
     elf::parse(image).is_ok_and(|elf| elf.is_some_and(|elf| elf.is_64 && elf.solo5.is_hvt()))
 }
 
-/// Whether `image` says of itself that it is a kernel.
+/// Whether `image` says of itself that it is a kernel, however damaged.
 pub(crate) fn is_kernel(image: &[u8]) -> bool {
-    let is_noted = |elf: elf::Elf| elf.pvh_entry.is_some() || elf.solo5.is_hvt();
-    let note = || elf::parse(image).is_ok_and(|elf| elf.is_some_and(is_noted));
-    bzimage::header(image).is_some()
-        || multiboot::header(image).is_ok_and(|header| header.is_some())
-        || note()
+    let is_noted = || match elf::parse(image) {
+        Ok(elf) => elf.is_some_and(|elf| elf.pvh_entry.is_some() || elf.solo5.is_hvt()),
+        Err(_) => elf::has_kernel_note(image),
+    };
+    bzimage::header(image).is_some() || !matches!(multiboot::header(image), Ok(None)) || is_noted()
+}
+
+/// Checks that no byte is loaded twice, and that the first instruction is among them.
+fn check_pieces(loaded: &Loaded<'_>) -> Result<(), LoadError> {
+    let mut ranges: Vec<_> = loaded.pieces.iter().map(|p| p.at..p.at + p.bytes.len() as u64).collect();
+    ranges.retain(|range| !range.is_empty());
+    ranges.sort_by_key(|range| range.start);
+    if let Some(pair) = ranges.windows(2).find(|pair| pair[1].start < pair[0].end) {
+        return Err(malformed(format!("two of its segments are loaded to {:#x}", pair[1].start)));
+    }
+    let entry = loaded.start.rip;
+    if !ranges.iter().any(|range| range.contains(&entry)) {
+        return Err(malformed(format!("its entry, {entry:#x}, is not among what is loaded")));
+    }
+    Ok(())
 }
 
 /// Where the image's file says that the code at linear address `address` is in guest-physical memory, and the

@@ -22,6 +22,11 @@ const VERSION_MIN: u16 = 0x200;
 /// Versions from which `pref_address` and `init_size`, and `xloadflags`, are there.
 const VERSION_PREFERRED: u16 = 0x20a;
 const VERSION_XLOADFLAGS: u16 = 0x20c;
+/// The version from which `cmdline_size` is there, and the longest command line before.
+const VERSION_CMDLINE_SIZE: u16 = 0x206;
+const COMMAND_LINE_DEFAULT: u64 = 255;
+/// What `syssize` counts.
+const PARAGRAPH: u64 = 16;
 /// There is a 64-bit entry 0x200 bytes into the payload.
 const XLF_KERNEL_64: u16 = 1;
 const ENTRY_64: u64 = 0x200;
@@ -49,6 +54,17 @@ pub(super) fn load<'a>(request: &Request<'a>, header: &setup_header) -> Result<L
     let from = (sectors + 1) * SECTOR;
     let payload = request.image.get(from..).filter(|payload| !payload.is_empty());
     let payload = payload.ok_or_else(|| malformed("it is a bzImage without a payload: it is cut off"))?;
+    // Rounded up; not every build pads the file.
+    if payload.len().next_multiple_of(PARAGRAPH as usize) as u64 / PARAGRAPH < header.syssize.into() {
+        return Err(malformed("the bzImage's payload is shorter than its header says: it is cut off"));
+    }
+    let longest = match version {
+        VERSION_CMDLINE_SIZE.. => header.cmdline_size.into(),
+        _ => COMMAND_LINE_DEFAULT,
+    };
+    if request.append.len() as u64 > longest {
+        return Err(LoadError::CommandLineTooLong { longest });
+    }
     let long = version >= VERSION_XLOADFLAGS && header.xloadflags & XLF_KERNEL_64 != 0;
     let preferred = header.pref_address;
     let at = if version >= VERSION_PREFERRED && preferred != 0 { preferred } else { HIGH_MEMORY };

@@ -73,9 +73,10 @@ fn parse_as<H: FileHeader<Endian = LittleEndian>>(bytes: &[u8]) -> Result<Elf, L
                 segments.push(segment::<H>(program, bytes.len())?);
             }
             elf::PT_NOTE => {
-                let Ok(Some(mut notes)) = program.notes(LE, bytes) else { continue };
+                let cut_off = |e: object::read::Error| malformed(format!("its notes cannot be read: {e}"));
+                let Some(mut notes) = program.notes(LE, bytes).map_err(cut_off)? else { continue };
                 for _ in 0..NOTES_MAX {
-                    let Ok(Some(note)) = notes.next() else { break };
+                    let Some(note) = notes.next().map_err(cut_off)? else { break };
                     if note.name() == b"Xen" && note.n_type(LE).0 == NOTE_PVH_ENTRY {
                         pvh_entry = Some(pvh_note(note.desc())?);
                     }
@@ -96,6 +97,13 @@ fn parse_as<H: FileHeader<Endian = LittleEndian>>(bytes: &[u8]) -> Result<Elf, L
     }
     let code = code_ranges(header, bytes, &segments);
     Ok(Elf { is_64: header.is_type_64(), entry: header.e_entry(LE).into(), segments, pvh_entry, solo5, code })
+}
+
+/// Whether a file that cannot be read has the beginning of a note that only a kernel has.
+pub(super) fn has_kernel_note(bytes: &[u8]) -> bool {
+    let mut note = NOTE_PVH_ENTRY.to_le_bytes().to_vec();
+    note.extend(b"Xen\0");
+    bytes.windows(note.len()).any(|found| found == note)
 }
 
 fn segment<H: FileHeader<Endian = LittleEndian>>(

@@ -111,13 +111,15 @@ fn linux64() -> Vec<u8> {
 }
 
 fn bzimage(xloadflags: u16) -> Vec<u8> {
-    let mut image = vec![0; 3 * 512];
+    let mut image = vec![0; 4 * 512];
     image[0x1f1] = 1;
+    image[0x1f4..0x1f8].copy_from_slice(&64u32.to_le_bytes());
     image[0x1fe..0x200].copy_from_slice(&0xaa55u16.to_le_bytes());
     image[0x202..0x206].copy_from_slice(b"HdrS");
     image[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
     image[0x211] = 1;
     image[0x22c..0x230].copy_from_slice(&0x37ff_ffffu32.to_le_bytes());
+    image[0x238..0x23c].copy_from_slice(&255u32.to_le_bytes());
     image[0x236..0x238].copy_from_slice(&xloadflags.to_le_bytes());
     image[0x258..0x260].copy_from_slice(&0x20_0000u64.to_le_bytes());
     image[0x260..0x264].copy_from_slice(&0x10_0000u32.to_le_bytes());
@@ -264,6 +266,52 @@ fn what_does_not_fit_is_an_error_that_says_so() {
         load(&Request { modules: &modules, ..request(&linux) }),
         Err(LoadError::Unsupported { .. })
     ));
+}
+
+/// `image` with a segment's or a note's header, number `program` in the file, changed by `change`.
+fn with_program(image: &[u8], program: usize, change: impl Fn(&mut [u8])) -> Vec<u8> {
+    let (header, bytes) = if image[4] == 2 { (64, 56) } else { (52, 32) };
+    let mut changed = image.to_vec();
+    change(&mut changed[header + program * bytes..][..bytes]);
+    changed
+}
+
+#[test]
+fn what_contradicts_itself_is_an_error_and_still_a_kernel() {
+    let refused = |image: &[u8], why: &str| {
+        let error = load(&request(image)).expect_err(why).to_string();
+        assert!(error.contains(why), "{error}");
+    };
+    // What was an entry is now an address where nothing is loaded.
+    let mut nowhere = linux64();
+    nowhere[24..32].copy_from_slice(&0x30_0000u64.to_le_bytes());
+    refused(&nowhere, "its entry, 0x300000");
+    let mut image = bzimage(1);
+    image.truncate(image.len() - 16);
+    refused(&image, "cut off");
+    assert!(is_kernel(&image));
+    let mut short = bzimage(1);
+    short[0x238..0x23c].copy_from_slice(&3u32.to_le_bytes());
+    assert_eq!(load(&request(&short)), Err(LoadError::CommandLineTooLong { longest: 3 }));
+    // A second segment over the first one, in place of a note.
+    let overlapping = with_program(&pvh(true, false), 1, |note| {
+        note[0] = 1;
+        note[16..24].copy_from_slice(&0x10_0000u64.to_le_bytes());
+        note[24..32].copy_from_slice(&0x10_0000u64.to_le_bytes());
+    });
+    refused(&overlapping, "are loaded to 0x100000");
+    // A note that claims more bytes than there are.
+    let whole = pvh(true, false);
+    let at = whole.windows(4).position(|found| found == b"Xen\0").unwrap();
+    let mut long = whole.clone();
+    long[at - 8..at - 4].fill(0xff);
+    refused(&long, "its notes cannot be read");
+    let wants_video = ElfFile { front: multiboot_header(8, &[]), ..ElfFile::default() }.build();
+    refused(&wants_video, "asks for what is not known");
+    for image in [&long, &wants_video] {
+        assert!(is_kernel(image));
+    }
+    assert!(!is_kernel(&linux64()), "it says nothing");
 }
 
 #[test]
