@@ -141,6 +141,11 @@ impl Auditor {
                     let counters = replica.batch_counters(slot).to_vec();
                     return Ok(Some(Seen { outcome: Outcome::Done { code }, counters, pages }));
                 }
+                // It would not go on behind a run that used a device: that one is shown as if it had been alone.
+                (BatchEnd::Complete, Some(&BatchRun { code, slot: None })) if report.taken == 1 && at == 0 => {
+                    let counters = replica.all_counters();
+                    return Ok(Some(Seen { outcome: Outcome::Done { code }, counters, pages }));
+                }
                 (BatchEnd::Stopped { outcome, .. }, _) => {
                     let counters = replica.all_counters();
                     return Ok(Some(Seen { outcome: *outcome, counters, pages }));

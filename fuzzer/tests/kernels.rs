@@ -11,10 +11,16 @@ use common::{names, need_kvm, root, run, text};
 
 /// The kernel, built into `folder`, with its seeds beside it.
 fn kernel(folder: &Path) -> PathBuf {
+    kernel_with(folder, "")
+}
+
+/// The same with flags for the preprocessor.
+fn kernel_with(folder: &Path, flags: &str) -> PathBuf {
     need_kvm();
     let source = root().join("harnesses/kernels/records");
-    let output =
-        Command::new("make").arg("-C").arg(&source).arg(format!("OUT={}", folder.display())).output();
+    let mut make = Command::new("make");
+    make.arg("-C").arg(&source).arg(format!("OUT={}", folder.display())).arg(format!("CPPFLAGS={flags}"));
+    let output = make.output();
     let output = output.unwrap_or_else(|error| panic!("make: {error}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let seeds = folder.join("records.seeds");
@@ -99,6 +105,19 @@ fn most_runs_are_parts_of_batches_and_audits_agree() {
     let figure = |name: &str| summary[name].as_u64().unwrap();
     assert!(figure("batched") > 20_000 && figure("batches") < 10_000, "{summary}");
     assert!(figure("audits") > 50 && figure("audit_differences") == 0, "{summary}");
+}
+
+#[test]
+fn runs_that_use_a_device_are_audited_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = kernel_with(folder.path(), "-DPOSTCODES");
+    let campaign = folder.path().join("campaign");
+    let args = ["--json", "fuzz", text(&image), "--mem", "16M", "--output", text(&campaign), "--seed", "5"];
+    let more = ["--ring0", "monitor", "--execs", "6000", "--audit", "100"];
+    let summary = run(&[&args[..], &more].concat()).expect(0).json()["summary"].clone();
+    let figure = |name: &str| summary[name].as_u64().unwrap();
+    assert!(figure("audits") > 30 && figure("audit_differences") == 0, "{summary}");
+    assert!(figure("audits_skipped") < figure("audits") / 10, "{summary}");
 }
 
 #[test]
