@@ -142,7 +142,9 @@ impl Auditor {
                     return Ok(Some(Seen { outcome: Outcome::Done { code }, counters, pages }));
                 }
                 // It would not go on behind a run that used a device: that one is shown as if it had been alone.
-                (BatchEnd::Complete, Some(&BatchRun { code, slot: None })) if report.taken == 1 && at == 0 => {
+                (BatchEnd::Complete, Some(&BatchRun { code, slot: None }))
+                    if report.taken == 1 && at == 0 =>
+                {
                     let counters = replica.all_counters();
                     return Ok(Some(Seen { outcome: Outcome::Done { code }, counters, pages }));
                 }
