@@ -22,7 +22,8 @@
  *   gcc   -fsanitize-coverage=trace-pc                        edges share counters, by a hash
  * each with ,trace-cmp for the comparisons. docs/agent.md has the rest, and the protocol.
  *
- * Works in a kernel at ring 0. At ring 3 it needs access to I/O port UNIFORK_PORT (ioperm on Linux).
+ * Works in a kernel at ring 0, and under unifork's monitor in a program at ring 3. Natively a program at ring 3 needs
+ * access to I/O port UNIFORK_PORT (ioperm on Linux).
  */
 #ifndef UNIFORK_H
 #define UNIFORK_H

@@ -21,7 +21,7 @@ mod ports;
 
 pub(crate) use image::BusImage;
 pub use ports::Power;
-pub(crate) use ports::{PM_TIMER, PM1_CONTROL, PM1_EVENTS};
+pub(crate) use ports::{AGENT, PM_TIMER, PM1_CONTROL, PM1_EVENTS};
 
 const IRQ_TIMER: u8 = 0;
 const IRQ_COM1: u8 = 4;

@@ -59,6 +59,11 @@ impl Cpuid {
         Self { agent, ..self }
     }
 
+    /// Whether an agent is told that it is served.
+    pub(crate) fn agent(&self) -> bool {
+        self.agent
+    }
+
     pub(crate) fn model(&self) -> CpuModel {
         self.model
     }

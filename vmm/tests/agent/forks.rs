@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use unifork_vmm::foreign::{Base, Config, Fork, Ring0, Terms};
+use unifork_vmm::foreign::{Base, Config, Fork, Panics, Ring0, Terms};
 use unifork_vmm::{Cause, CrashKind, Engine, Kvm, Outcome};
 
 use super::build::{CLANG, image};
@@ -19,9 +19,13 @@ pub(crate) fn kvm() -> &'static Kvm {
 }
 
 pub(crate) fn base(sources: &[(&str, Option<&str>)], ring0: Ring0) -> Arc<Base> {
+    base_on(sources, ring0, &Terms::default())
+}
+
+fn base_on(sources: &[(&str, Option<&str>)], ring0: Ring0, terms: &Terms) -> Arc<Base> {
     let config = Config { memory_bytes: 8 << 20, ring0, ..Config::default() };
     let image: Arc<[u8]> = image(CLANG, sources).into();
-    Base::boot(kvm(), "kernel", image, &config, &Terms::default(), DEADLINE).unwrap()
+    Base::boot(kvm(), "kernel", image, &config, terms, DEADLINE).unwrap()
 }
 
 #[test]
@@ -85,15 +89,25 @@ pub(crate) fn steps(random: &mut StdRng, ring0: Ring0) -> Vec<u8> {
 /// Whatever an image does to its page tables, devices and registers: a fork that was put back does the same with
 /// the next input as one that is new, down to the last byte, and is the same afterwards.
 fn random_images(ring0: Ring0, engine: Engine, rounds: usize) {
+    random_runs("changes.c", |random| steps(random, ring0), ring0, engine, rounds);
+}
+
+fn random_runs(
+    source: &str,
+    inputs: impl Fn(&mut StdRng) -> Vec<u8>,
+    ring0: Ring0,
+    engine: Engine,
+    rounds: usize,
+) {
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let base = base(&[("changes.c", None)], ring0);
+    let base = base(&[(source, None)], ring0);
     let mut used = Fork::spawn(kvm(), &base, engine).unwrap();
     let (frozen, ram) = (used.state().unwrap(), used.ram().to_vec());
     let mut different = std::collections::BTreeSet::new();
     for round in 0..rounds {
-        let input = steps(&mut random, ring0);
+        let input = inputs(&mut random);
         let mut fresh = Fork::spawn(kvm(), &base, Engine::CopyAll).unwrap();
         let outcome = fresh.run(&input, DEADLINE).unwrap();
         let again = used.run(&input, DEADLINE).unwrap();
@@ -124,4 +138,40 @@ fn images_that_change_their_page_tables_are_put_back_under_the_monitor() {
 #[test]
 fn images_that_change_their_page_tables_are_put_back_at_ring_0() {
     random_images(Ring0::Native, Engine::HotSet, 15);
+}
+
+/// Inputs of the program in `user.c`.
+pub(crate) fn program_steps(random: &mut StdRng) -> Vec<u8> {
+    let bytes = 2 * random.random_range(1..100);
+    (0..bytes).map(|_| random.random()).collect()
+}
+
+#[test]
+fn a_kernel_whose_program_has_the_agent_is_put_back() {
+    for engine in [Engine::CopyAll, Engine::DirtyLog, Engine::HotSet] {
+        random_runs("user.c", program_steps, Ring0::Monitor, engine, 40);
+    }
+}
+
+#[test]
+fn a_panic_is_about_the_programs_exception_only_where_that_was_not_handled() {
+    let panics = Panics { exits: vec![9], ..Panics::default() };
+    let terms = Terms { panics, ..Terms::default() };
+    let base = base_on(&[("user.c", None)], Ring0::Monitor, &terms);
+    let mut fork = Fork::spawn(kvm(), &base, Engine::HotSet).unwrap();
+    for _ in 0..3 {
+        // A page is taken away, touched, and given back; then there is a panic about something else.
+        let Outcome::Crash(crash) = fork.run(&[0, 0x80, 1, 0, 0xff, 0xff], DEADLINE).unwrap() else {
+            panic!("it panics");
+        };
+        assert_eq!(crash.kind, CrashKind::KernelPanic, "{}", crash.cause);
+        let Outcome::Crash(crash) = fork.run(&[0, 0x80, 1, 0, 0xff, 0xfe], DEADLINE).unwrap() else {
+            panic!("it panics");
+        };
+        assert!(
+            matches!(crash.cause, Cause::Exception { vector: 14, address: 0x1234_5678_9000, .. }),
+            "{}",
+            crash.cause
+        );
+    }
 }

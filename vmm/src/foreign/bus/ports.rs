@@ -22,7 +22,7 @@ pub enum Power {
 }
 
 /// Where the agent of an image calls.
-const AGENT: u16 = unifork_abi::agent::PORT as u16;
+pub(crate) const AGENT: u16 = unifork_abi::agent::PORT as u16;
 
 /// Fixed ACPI registers, where QEMU's `pc` has them: events and their enable bits, control, and the timer.
 pub(crate) const PM1_EVENTS: u16 = 0x600;

@@ -55,6 +55,7 @@ impl Guest<'_> {
         let selector = (self.cpu.msr(MSR_STAR).unwrap_or(0) >> 48) as u16;
         let (code, kind) = if wide { (selector.wrapping_add(16), CODE64) } else { (selector, CODE32) };
         self.regs.rip = if wide { self.regs.rcx } else { self.regs.rcx & 0xffff_ffff };
+        self.cpu.raised = None;
         let flags = self.regs.r11;
         self.cpu.iopl = flags >> 12 & 3;
         self.regs.rflags = flags & FLAGS_SETTABLE | 2;
@@ -82,7 +83,11 @@ impl Guest<'_> {
             (self.regs.rflags, self.cpu.iopl, self.cpu.segments[CS], self.regs.rip) = before;
             return Err(fault);
         }
-        if self.cpu.raised.is_some_and(|raised| raised.frame == frame) {
+        let (rip, rsp) = (self.regs.rip, self.regs.rsp);
+        if self.cpu.raised.is_some_and(|raised| {
+            // From where it was put, or from elsewhere to the instruction that raised it, or to a program.
+            raised.frame == frame || (raised.registers.rip, raised.registers.rsp) == (rip, rsp) || outer
+        }) {
             self.cpu.raised = None;
         }
         Ok(())
