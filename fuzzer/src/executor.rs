@@ -11,7 +11,7 @@ use libafl::executors::{Executor, ExitKind, HasObservers};
 use libafl::inputs::{BytesInput, HasMutatorBytes as _};
 use libafl::state::HasExecutions;
 use libafl_bolts::tuples::RefIndexable;
-use unifork_vmm::Outcome;
+use unifork_vmm::{Outcome, Space};
 
 use crate::audit::Auditor;
 use crate::batch::Batcher;
@@ -127,7 +127,7 @@ impl ReplicaExecutor {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts {
             observers,
-            replica,
+            mut replica,
             findings,
             monitor,
             limits,
@@ -138,8 +138,10 @@ impl ReplicaExecutor {
             batcher,
             auditor,
         } = parts;
+        // Not the length of the map, which is never empty.
+        let (_, kernel_edges) = replica.counters_ptr(Space::Kernel);
         Self {
-            tally: Tally { kernel_seen: vec![false; kernel_counts(&observers).len()], ..Tally::default() },
+            tally: Tally { kernel_seen: vec![false; kernel_edges], ..Tally::default() },
             observers,
             replica,
             findings,

@@ -62,6 +62,7 @@ fn a_kernel_with_an_agent_is_fuzzed_to_its_bug_and_the_finding_made_again() {
         assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
         let said = text(&output.stdout);
         assert!(said.contains("assertion failed: data[4] != '!'"), "{said}");
+        assert!(said.contains("stability") && !said.contains("libOS"), "it has none: {said}");
         let findings: Vec<_> =
             fs::read_dir(root.join("findings")).unwrap().map(|e| e.unwrap().path()).collect();
         let [finding] = &findings[..] else { panic!("{findings:?}") };

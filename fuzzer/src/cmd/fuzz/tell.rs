@@ -117,14 +117,18 @@ pub(super) fn closing(summary: &Summary, boot: Option<&BootFacts>) -> String {
         show_count((summary.runs as f64 / seconds) as u64)
     );
     let percent = 100.0 * figures.edges as f64 / figures.edges_total.max(1) as f64;
+    let kernel = match figures.kernel_edges_total {
+        0 => String::new(),
+        all => {
+            format!("libOS edges {} of {}, ", show_count(figures.kernel_edges as u64), show_count(all as u64))
+        }
+    };
     let _ = writeln!(
         text,
-        "corpus {}, edges {} of {} ({percent:.1} %), libOS edges {} of {}, stability {:.1} %",
+        "corpus {}, edges {} of {} ({percent:.1} %), {kernel}stability {:.1} %",
         show_count(figures.corpus as u64),
         show_count(figures.edges as u64),
         show_count(figures.edges_total as u64),
-        show_count(figures.kernel_edges as u64),
-        show_count(figures.kernel_edges_total as u64),
         100.0 * figures.stability
     );
     let _ = writeln!(

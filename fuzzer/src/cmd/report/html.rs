@@ -96,11 +96,17 @@ fn summary(figures: &Figures) -> Vec<(&'static str, String)> {
         (
             "edges",
             format!(
-                "{} of {} ({percent:.1} %); of the libOS, {} of {}",
+                "{} of {} ({percent:.1} %){}",
                 show_count(figures.edges as u64),
                 show_count(figures.edges_total as u64),
-                show_count(figures.kernel_edges as u64),
-                show_count(figures.kernel_edges_total as u64)
+                match figures.kernel_edges_total {
+                    0 => String::new(),
+                    all => format!(
+                        "; of the libOS, {} of {}",
+                        show_count(figures.kernel_edges as u64),
+                        show_count(all as u64)
+                    ),
+                }
             ),
         ),
         ("corpus", plural(figures.corpus, "input")),
