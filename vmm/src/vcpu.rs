@@ -383,8 +383,6 @@ impl Vcpu {
     /// `core`, which the caller may have moved on from there.
     pub(crate) fn save(&mut self, core: CoreState) -> Result<VcpuState, VcpuError> {
         self.settle();
-        let mut area = self.xsave_buffer()?;
-        xsave::get(&self.fd, &mut area).map_err(|source| VcpuError { ioctl: "KVM_GET_XSAVE2", source })?;
         let mut msrs = Vec::new();
         for index in state::MSRS {
             let mut list = state::msr_list(&[(index, 0)]);
@@ -397,7 +395,7 @@ impl Vcpu {
         Ok(VcpuState {
             model: self.model,
             core,
-            xsave: xsave::words(&area),
+            xsave: self.xsave_words()?,
             xcrs,
             msrs,
             debug: self.fd.get_debug_regs().map_err(failed("KVM_GET_DEBUGREGS"))?,
@@ -425,6 +423,20 @@ impl Vcpu {
     /// Puts DR6 and friends back.
     pub(crate) fn load_debug(&mut self, state: &VcpuState) -> Result<(), VcpuError> {
         self.fd.set_debug_regs(&state.debug).map_err(failed("KVM_SET_DEBUGREGS"))
+    }
+
+    /// Sets the XSAVE area from what [`Self::xsave_words`] says.
+    pub(crate) fn load_xsave_words(&mut self, words: &[u32]) -> Result<(), VcpuError> {
+        let area = xsave::from_words(words, self.xsave_bytes)
+            .map_err(|source| VcpuError { ioctl: "KVM_SET_XSAVE", source })?;
+        self.load_xsave(&area)
+    }
+
+    /// The XSAVE area, as `struct kvm_xsave` in 32-bit words.
+    pub(crate) fn xsave_words(&self) -> Result<Vec<u32>, VcpuError> {
+        let mut area = self.xsave_buffer()?;
+        xsave::get(&self.fd, &mut area).map_err(|source| VcpuError { ioctl: "KVM_GET_XSAVE2", source })?;
+        Ok(xsave::words(&area))
     }
 
     /// Puts x87, SSE and AVX state back. One ioctl.

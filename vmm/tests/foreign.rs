@@ -146,7 +146,7 @@ fn a_kernel_gets_interrupts_from_local_and_io_apic() {
     }
 }
 
-const SAID: &str = "tables\nexceptions\nflags\nsse\npaging\nuser\nsystem calls\ntimer\n";
+const SAID: &str = "tables\nexceptions\nflags\nsse\navx\npaging\nuser\nsystem calls\ntimer\n";
 
 #[test]
 fn a_kernel_in_long_mode_finds_the_cpu_and_devices_that_it_expects() {

@@ -64,6 +64,11 @@ impl Cpuid {
         self.agent
     }
 
+    /// Whether the real CPU has state that an `xsave` of everything moves, and the model has not.
+    pub(crate) fn hides_xstate(&self) -> bool {
+        self.real_xsave_bytes > self.model.lookup(0xd, 0)[1]
+    }
+
     pub(crate) fn model(&self) -> CpuModel {
         self.model
     }

@@ -40,6 +40,7 @@ pub(crate) mod state;
 pub(crate) mod tables;
 mod translate;
 pub(crate) mod walk;
+mod xstate;
 
 /// Bytes of windows that the monitor needs: its own tables, and pages for shadow tables.
 pub(crate) const WINDOWS_BYTES: u64 = 16 << 20;
@@ -409,6 +410,9 @@ impl Monitor {
         };
         if let Some(fault) = fault {
             return Ok(self.deliver(memory, bus, fault));
+        }
+        if let Some(wanted) = asks.xstate {
+            self.move_xstate(memory, bus, wanted)?;
         }
         self.fulfil(memory, asks);
         if !asks.devices && !asks.halt {

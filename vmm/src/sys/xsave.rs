@@ -63,6 +63,16 @@ pub(crate) fn host_bytes() -> u32 {
     }
 }
 
+/// Parts of the state that the host's CPU knows, as XCR0 numbers them.
+pub(crate) fn host_parts() -> u64 {
+    if std::arch::is_x86_feature_detected!("xsave") {
+        let leaf = std::arch::x86_64::__cpuid_count(0xd, 0);
+        u64::from(leaf.edx) << 32 | u64::from(leaf.eax)
+    } else {
+        0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

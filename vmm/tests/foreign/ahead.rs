@@ -69,7 +69,8 @@ fn any_code(rng: &mut StdRng) -> Vec<u8> {
             let modrm = 0xc0 | operation << 3 | rm & 7;
             let rex = pick(rng, &[0x40, 0x48]) | rm >> 3;
             match rng.random_range(0..3) {
-                0 => vec![rex, 0xc0 + odd, modrm, rng.random()],
+                // What OF is then is not said, and differs from the form with CL: test rax, rax.
+                0 => vec![rex, 0xc0 + odd, modrm, rng.random(), 0x48, 0x85, 0xc0],
                 1 => vec![rex, 0xd0 + odd, modrm],
                 _ => vec![rex, 0xd2 + odd, modrm],
             }

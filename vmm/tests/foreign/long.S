@@ -142,6 +142,69 @@ start:
     lea rsi, said_sse[rip]
     call print
 
+    // AVX state, all of which is asked for: what the CPU says that it has is saved, nothing behind it, and it comes back.
+    mov eax, 1
+    cpuid
+    test ecx, 1 << 26
+    jz 3f
+    mov rax, cr4
+    or eax, 0x40000
+    mov cr4, rax
+    xor ecx, ecx
+    xor edx, edx
+    mov eax, 7
+    xsetbv
+    lea rdi, state[rip]
+    mov ecx, 832 + 12288
+    mov al, 0xaa
+    rep stosb
+    lea rdi, state[rip + 512]
+    mov ecx, 64
+    xor eax, eax
+    rep stosb
+    vpcmpeqd ymm5, ymm5, ymm5
+    lea rdi, state[rip]
+    mov eax, -1
+    mov edx, eax
+    xsave [rdi]
+    lea rdi, state[rip + 832]
+    mov ecx, 12288
+    mov al, 0xaa
+    repe scasb
+    jne fail
+    test byte ptr state[rip + 512], 4
+    jz fail
+    vpxor ymm5, ymm5, ymm5
+    lea rdi, state[rip]
+    mov eax, -1
+    mov edx, eax
+    xrstor [rdi]
+    vextracti128 xmm6, ymm5, 1
+    vmovd eax, xmm6
+    cmp eax, -1
+    jne fail
+    // The same, of x87 and SSE alone, which the CPU may do by itself from then on.
+    mov ebx, 3
+2:  pxor xmm7, xmm7
+    mov eax, 3
+    xor edx, edx
+    xrstor [rdi]
+    mov byte ptr [rdi + 512], 7
+    mov eax, 3
+    xor edx, edx
+    xsave [rdi]
+    dec ebx
+    jnz 2b
+    lea rax, 1f[rip]
+    mov continue[rip], rax
+    mov eax, 3
+    xor edx, edx
+    xsave [rdi + 8]
+1:  cmp dword ptr vector[rip], 13
+    jne fail
+3:  lea rsi, said_avx[rip]
+    call print
+
     // Page tables: a page of its own at a linear address, then another one there.
     mov rax, cr3
     lea rbx, pointers[rip]
@@ -403,6 +466,7 @@ said_tables:     .asciz "tables"
 said_exceptions: .asciz "exceptions"
 said_flags:      .asciz "flags"
 said_sse:        .asciz "sse"
+said_avx:        .asciz "avx"
 said_paging:     .asciz "paging"
 said_user:       .asciz "user"
 said_calls:      .asciz "system calls"
@@ -420,6 +484,8 @@ idt:       .skip 4096
 pointers:  .skip 4096
 directory: .skip 4096
 pages:     .skip 4096
+state:     .skip 832 + 12288
+    .balign 64
 stack:     .skip 8192
 stack_top:
 user_stack: .skip 4096

@@ -33,7 +33,7 @@ impl Monitor {
             let range = range.start..range.start + bytes;
             let mut copy = vec![0; usize::try_from(bytes).unwrap_or(0)];
             guest::read_physical(memory, range.start, &mut copy);
-            self.patch(memory, range.start, &patch::find(&copy, range.start, 64));
+            self.patch(memory, range.start, &patch::find(&copy, range.start, self.wanted(64)));
             // Pages that have nothing but code in them need not be looked through again.
             let mut page = range.start & !(PAGE_BYTES - 1);
             while page < range.end {
@@ -46,6 +46,10 @@ impl Monitor {
                 page += PAGE_BYTES;
             }
         }
+    }
+
+    fn wanted(&self, bits: u32) -> patch::Wanted {
+        patch::Wanted { bits, xstate: self.cpuid.hides_xstate() }
     }
 
     fn patch(&mut self, memory: &mut GuestMemory, from: u64, offsets: &[usize]) {
@@ -92,9 +96,9 @@ impl Monitor {
             page[(at - gpa) as usize] = byte;
         }
         let into = (address % PAGE_BYTES) as usize;
-        let mut offsets = patch::find(&page, gpa, bits);
+        let mut offsets = patch::find(&page, gpa, self.wanted(bits));
         offsets.retain(|&offset| offset < into);
-        offsets.extend(patch::find(&page[into..], gpa, bits).iter().map(|offset| into + offset));
+        offsets.extend(patch::find(&page[into..], gpa, self.wanted(bits)).iter().map(|offset| into + offset));
         self.patch(memory, gpa, &offsets);
     }
 
@@ -143,7 +147,7 @@ impl Monitor {
             for (&at, &byte) in self.cpu.patches.range(from..end) {
                 bytes[(at - from) as usize] = byte;
             }
-            let mut offsets = patch::find(&bytes, from, self.cpu.mode().bits());
+            let mut offsets = patch::find(&bytes, from, self.wanted(self.cpu.mode().bits()));
             offsets.retain(|&offset| from + (offset as u64) < to);
             self.patch(memory, from, &offsets);
         }

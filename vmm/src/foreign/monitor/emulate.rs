@@ -178,6 +178,7 @@ impl Guest<'_> {
             M::Sldt => self.set_operand(i, 0, self.cpu.ldt.selector.into())?,
             M::Str => self.set_operand(i, 0, self.cpu.task.selector.into())?,
             M::Mov => return self.mov(i),
+            M::Xsave | M::Xsave64 | M::Xrstor | M::Xrstor64 => return self.xstate(i),
             M::Pop => {
                 let Some(index) = segment_index(i.op0_register()) else { return Ok(Done::Unknown) };
                 let size = stack_bytes(i);

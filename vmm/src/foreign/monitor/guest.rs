@@ -6,6 +6,7 @@ use kvm_bindings::{kvm_regs, kvm_sregs};
 use super::state::{CS, FS, GS, Mode, SS, Segment, Virtual};
 use super::tables;
 use super::walk::{CR0_PE, PageFault, Translation, Use};
+use super::xstate::Xstate;
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::foreign::bus::Bus;
 use crate::foreign::cpuid::Cpuid;
@@ -52,6 +53,8 @@ pub(crate) struct Asks {
     pub flush_page: Option<u64>,
     /// Devices have been asked for something that others may have to see first.
     pub devices: bool,
+    /// x87, SSE and AVX state is to be moved.
+    pub xstate: Option<Xstate>,
 }
 
 impl Asks {

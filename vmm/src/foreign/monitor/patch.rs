@@ -1,6 +1,7 @@
 //! Instructions that tell a guest at CPL 3 the truth, and do not trap: `pushf` shows the real
 //! interrupt flag, `popf` does not change it, `xgetbv` shows the host's XCR0, `rdrand` and `rdseed`
-//! are the host's randomness, `iretq` returns to the monitor's own selectors. They are found in the guest's code and their first byte is replaced by
+//! are the host's randomness, `iretq` returns to the monitor's own selectors, `xsave` and `xrstor` move what the host's
+//! XCR0 has. They are found in the guest's code and their first byte is replaced by
 //! `hlt`, which traps; [`super::state::Virtual::patches`] remembers what was there.
 //!
 //! Code is found by decoding it from its start to its end. A byte that only looks like one of these
@@ -16,10 +17,19 @@ use crate::addr::PAGE_BYTES;
 /// What the first byte becomes.
 pub(crate) const HLT: u8 = 0xf4;
 
+/// What is looked for in code.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// Of how many bits the code is.
+    pub bits: u32,
+    /// `xsave` and `xrstor` as well.
+    pub xstate: bool,
+}
+
 /// Offsets in `code`, which begins at `address`, of instructions that must trap.
-pub(crate) fn find(code: &[u8], address: u64, bits: u32) -> Vec<usize> {
+pub(crate) fn find(code: &[u8], address: u64, wanted: Wanted) -> Vec<usize> {
     let mut found = Vec::new();
-    let mut decoder = Decoder::with_ip(bits, code, address, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(wanted.bits, code, address, DecoderOptions::NONE);
     let mut before = Instruction::default();
     let mut this = Instruction::default();
     let mut at = 0;
@@ -32,7 +42,11 @@ pub(crate) fn find(code: &[u8], address: u64, bits: u32) -> Vec<usize> {
         if decoder.can_decode() {
             decoder.decode_out(&mut after);
         }
-        if must_trap(&before, &this, &after) {
+        let moves_state = matches!(
+            this.mnemonic(),
+            Mnemonic::Xsave | Mnemonic::Xsave64 | Mnemonic::Xrstor | Mnemonic::Xrstor64
+        );
+        if must_trap(&before, &this, &after) || wanted.xstate && moves_state {
             found.push(at);
         }
         (before, this, at) = (this, after, next_at);
@@ -97,6 +111,8 @@ pub(crate) fn copied(
 mod tests {
     use super::*;
 
+    const LONG: Wanted = Wanted { bits: 64, xstate: false };
+
     #[test]
     fn what_must_trap_is_found_and_what_looks_like_it_is_not() {
         let code = [
@@ -110,9 +126,17 @@ mod tests {
             0x8c, 0xd0, 0xc3, // mov eax, ss; ret
             0x48, 0xcf, // iretq
         ];
-        assert_eq!(find(&code, 0x1000, 64), [0, 13, 14, 17, 23, 24, 30]);
-        assert_eq!(find(&[0x9c, 0xfa], 0, 32), [0]);
-        assert!(find(&[], 0, 64).is_empty());
+        assert_eq!(find(&code, 0x1000, LONG), [0, 13, 14, 17, 23, 24, 30]);
+        assert_eq!(find(&[0x9c, 0xfa], 0, Wanted { bits: 32, ..LONG }), [0]);
+        assert!(find(&[], 0, LONG).is_empty());
+        let state = [
+            0x0f, 0xae, 0x27, // xsave [rdi]
+            0x48, 0x0f, 0xae, 0x6c, 0x24, 0x40, // xrstor64 [rsp+64]
+            0x0f, 0xae, 0xe8, // lfence
+            0x0f, 0xae, 0x07, // fxsave [rdi]
+        ];
+        assert_eq!(find(&state, 0, Wanted { xstate: true, ..LONG }), [0, 3]);
+        assert!(find(&state, 0, LONG).is_empty());
     }
 
     #[test]
@@ -122,7 +146,7 @@ mod tests {
                 let mut code = vec![byte; 40];
                 code.extend([0x90; 16]);
                 code.extend([0x50, 0x9d]);
-                assert_eq!(find(&code, 0, bits).last(), Some(&57), "{byte:#x}");
+                assert_eq!(find(&code, 0, Wanted { bits, ..LONG }).last(), Some(&57), "{byte:#x}");
             }
         }
     }
