@@ -86,7 +86,8 @@ impl TermsArgs {
         }
         let agentless = self.agentless(&symbols)?;
         let panics = panics::find(self.panic_profile.as_deref(), &symbols)?;
-        let blocks = cover::find(&self.cover, agentless.is_some(), &symbols)?;
+        let counts = symbols.sanitizer_counters().is_some();
+        let blocks = cover::find(&self.cover, agentless.is_some() && !counts, &symbols)?;
         Ok(Terms { symbols: files, agentless, panics, blocks })
     }
 

@@ -13,6 +13,8 @@
 //!
 //! The protocol is in [`unifork_abi::agent`].
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unifork_abi::agent::{self as abi, Call};
@@ -182,6 +184,15 @@ impl Agent {
         }
         self.input = span;
         true
+    }
+
+    /// Announces the counters of an image without an agent, and where their code is, as its symbols say.
+    pub(crate) fn note_counters(&mut self, counters: &Range<u64>, pcs: Option<&Range<u64>>) -> bool {
+        let bytes = |range: &Range<u64>| range.end.saturating_sub(range.start);
+        let taken = self.announce_counters(counters.start, bytes(counters));
+        // Without them, the counters have no addresses.
+        let _named = taken && pcs.is_some_and(|pcs| self.announce_pcs(pcs.start, bytes(pcs)));
+        taken
     }
 
     fn announce_counters(&mut self, at: u64, bytes: u64) -> bool {

@@ -122,6 +122,17 @@ impl Machine {
         Ok(end)
     }
 
+    /// Takes the counters that the image's compiler has put into it for coverage, if its symbols say where they are and
+    /// memory is there.
+    pub(super) fn note_sanitizer_counters(&mut self, symbols: &Symbols) {
+        let Some(counters) = symbols.sanitizer_counters() else { return };
+        let mut agent = self.agent.clone();
+        let taken = agent.note_counters(&counters, symbols.section("__sancov_pcs").as_ref());
+        if taken && agent.place(&self.linear()).is_ok() {
+            self.agent = agent;
+        }
+    }
+
     /// Where in the machine, which is about to be frozen, inputs go.
     pub(super) fn place_input(&mut self, to: &InputTo) -> Result<(Pieces, Entry), PlaceError> {
         match *to {

@@ -105,6 +105,7 @@ impl Base {
                 if let Some(end) = machine.run_to(at, &image, &symbols, deadline, &mut recorder)? {
                     return Err(BaseError::NotReached { end, console: recorder.console });
                 }
+                machine.note_sanitizer_counters(&symbols);
                 let (input, entry) = machine.place_input(&agentless.input)?;
                 (Some(input), entry)
             }

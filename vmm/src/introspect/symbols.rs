@@ -107,6 +107,18 @@ impl Symbols {
         })
     }
 
+    /// What is between the symbols that a linker puts at both ends of the section called `name`.
+    pub fn section(&self, name: &str) -> Option<Range<u64>> {
+        let (start, _) = self.find_any(&format!("__start_{name}"))?;
+        let (stop, _) = self.find_any(&format!("__stop_{name}"))?;
+        (start < stop).then_some(start..stop)
+    }
+
+    /// Counters of `-fsanitize-coverage=inline-8bit-counters`, if there are any.
+    pub fn sanitizer_counters(&self) -> Option<Range<u64>> {
+        self.section("__sancov_cntrs")
+    }
+
     /// Every function of the symbol tables, with its symbol-table name.
     pub fn functions(&self) -> impl Iterator<Item = (&str, Range<u64>)> {
         self.images.iter().flat_map(|image| {

@@ -43,6 +43,12 @@ __asm__(".globl _start\n"
 
 extern const u8 entry0[], entry6[], entry14[];
 
+/* What compilers call for coverage does nothing here. */
+void __sanitizer_cov_8bit_counters_init(void);
+void __sanitizer_cov_pcs_init(void);
+void __sanitizer_cov_8bit_counters_init(void) {}
+void __sanitizer_cov_pcs_init(void) {}
+
 /* Data among the code, as kernels have it: it has a symbol, and is no function. */
 __asm__(".pushsection .text\n"
         ".globl text_table\n"

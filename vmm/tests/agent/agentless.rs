@@ -76,6 +76,33 @@ fn function(address: u64) -> String {
     symbols().places(address).pop().and_then(|place| place.function).unwrap_or_default()
 }
 
+/// An image that counts its own edges, for nobody.
+#[test]
+fn counters_of_a_compiler_are_found_by_their_symbols() {
+    const FLAG: &str = "-fsanitize-coverage=inline-8bit-counters,pc-table";
+    let image: Arc<[u8]> = image(CLANG, &[("agentless.c", Some(FLAG))]).into();
+    let mut symbols = Symbols::new();
+    symbols.load("kernel", Arc::clone(&image), 0).unwrap();
+    let counters = symbols.sanitizer_counters().unwrap();
+    let snapshot = SnapshotAt::Address(symbols.find("parse").unwrap());
+    let terms = Terms { agentless: Some(Agentless { snapshot, ..called() }), ..Terms::default() };
+    for ring0 in WAYS {
+        let config = Config { memory_bytes: 8 << 20, ring0, ..Config::default() };
+        let base = Base::boot(kvm(), "kernel", Arc::clone(&image), &config, &terms, DEADLINE).unwrap();
+        assert_eq!(base.sites().len() as u64, counters.end - counters.start, "{ring0:?}");
+        assert!(base.sites().iter().all(|&site| !symbols.places(site).is_empty()), "{ring0:?}");
+        let mut fork = Fork::spawn(kvm(), &base, Engine::HotSet).unwrap();
+        let mut counts = |input: &[u8]| {
+            assert_eq!(fork.run(input, DEADLINE).unwrap(), Outcome::Done { code: 0 });
+            fork.counters().to_vec()
+        };
+        let [hello, more, again] = [&b"hello"[..], b"BUG?..", b"hello"].map(&mut counts);
+        assert_eq!(hello, again, "they are put back");
+        assert_ne!(hello, more);
+        assert!(hello.iter().any(|&count| count > 1), "they count: {hello:?}");
+    }
+}
+
 #[test]
 fn a_function_is_called_with_each_input_and_every_way_out_is_told_apart() {
     for ring0 in WAYS {
