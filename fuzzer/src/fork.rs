@@ -233,6 +233,14 @@ impl Fork {
     }
 
     /// All counters of the last run: the application's, then the libOS's where there is one.
+    /// For each of its counters, whether the last run passed it by, though its code may have run. Empty for none.
+    pub(crate) fn passed_by(&self) -> Vec<bool> {
+        match self {
+            Self::Own(_) => Vec::new(),
+            Self::Foreign(fork) => fork.passed_by(),
+        }
+    }
+
     pub(crate) fn all_counters(&self) -> Vec<u8> {
         match self {
             Self::Own(replica) => {

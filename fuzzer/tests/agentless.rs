@@ -69,6 +69,48 @@ fn a_kernel_without_an_agent_is_fuzzed_to_its_bugs_and_a_finding_made_again_with
     assert!(said.contains("10 of 10 runs in fresh forks agree"), "{said}");
 }
 
+/// A run that passed by blocks which were seen before is held to one that counts them all.
+#[test]
+fn runs_with_breakpoints_are_audited() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = kernel(folder.path());
+    let root = folder.path().join("campaign");
+    for ring0 in ["monitor", "native"] {
+        let execs = if ring0 == "monitor" { "4000" } else { "300" };
+        let output = unifork(&[
+            "--json",
+            "fuzz",
+            image.to_str().unwrap(),
+            "--profile",
+            "pc",
+            "--ring0",
+            ring0,
+            "--memory",
+            "8M",
+            "--snapshot-at",
+            "symbol:parse",
+            "--input-to",
+            "regs:rdi,rsi,max=64",
+            "--panic-profile",
+            "none",
+            "--output",
+            root.join(ring0).to_str().unwrap(),
+            "--seed",
+            "1",
+            "--execs",
+            execs,
+            "--audit",
+            "20",
+        ]);
+        let said = text(&output.stdout);
+        let last = said.lines().last().unwrap_or_default();
+        let summary: serde_json::Value = serde_json::from_str(last).unwrap_or_default();
+        let summary = &summary["summary"];
+        assert!(summary["audits"].as_u64() > Some(5), "{ring0}: {said}{}", text(&output.stderr));
+        assert_eq!(summary["audit_differences"].as_u64(), Some(0), "{ring0}: {said}{}", text(&output.stderr));
+    }
+}
+
 #[test]
 fn what_a_crash_is_called_comes_from_the_kernel() {
     let folder = tempfile::tempdir().unwrap();

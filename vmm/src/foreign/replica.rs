@@ -367,13 +367,33 @@ impl Fork {
         &self.console
     }
 
-    /// Numbers of the pages that differ from the frozen machine's. Compares all of memory.
+    /// Numbers of the pages that differ from the frozen machine's, but for breakpoints. Compares all of memory.
     #[must_use]
     pub fn differing_pages(&self) -> Vec<u64> {
         let page = PAGE_BYTES as usize;
         let pairs = self.ram().chunks(page).zip(self.base.frozen.memory.bytes().chunks(page));
-        let pairs = (0..).zip(pairs).map(|(i, (now, then))| (i, now, self.blocks.page(i).unwrap_or(then)));
-        pairs.filter(|(_, now, then)| now != then).map(|(i, ..)| i).collect()
+        let without_breakpoints = |number: u64, now: &[u8]| {
+            let mut now = now.to_vec();
+            self.machine.breakpoints.hide(number * PAGE_BYTES, &mut now);
+            now
+        };
+        let differs = |number: u64, now: &[u8], then: &[u8]| {
+            let has_breakpoints = || self.blocks.page(number).is_some();
+            now != then && !(has_breakpoints() && without_breakpoints(number, now) == then)
+        };
+        (0..).zip(pairs).filter(|&(number, (now, then))| differs(number, now, then)).map(|(i, _)| i).collect()
+    }
+
+    /// For each counter, whether the last run passed it by: that of a block that was seen before, and has no breakpoint
+    /// any more.
+    #[must_use]
+    pub fn passed_by(&self) -> Vec<bool> {
+        let mut passed = vec![false; self.counters.len()];
+        let from = self.counters.len() - self.base.watch.blocks.len();
+        for (gpa, block) in self.base.watch.block_places() {
+            passed[from + block as usize] = self.blocks.passed_by(gpa);
+        }
+        passed
     }
 
     /// Registers as the last run left them.

@@ -105,6 +105,11 @@ impl Watch {
         watch
     }
 
+    /// Where each block is that has a breakpoint.
+    pub(super) fn block_places(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        self.points.iter().filter_map(|point| Some((point.gpa, point.block?)))
+    }
+
     /// Whether nothing is watched for by breakpoints.
     pub(super) fn is_empty(&self) -> bool {
         self.points.is_empty()

@@ -48,17 +48,6 @@ pub(super) fn open_shared(path: &Path, flags: &KernelArgs) -> Result<Opened, Fai
     Ok(Opened::foreign(kvm, Frozen::Foreign(base), None, flags.absolute()))
 }
 
-/// Refuses an audit of coverage that is counted only when it is news.
-pub(super) fn refuse_audits_of_blocks(args: &Args, frozen: &Frozen) -> Result<(), Failure> {
-    match frozen {
-        Frozen::Foreign(base) if args.audit.is_some() && base.blocks().0 > 0 => {
-            Err(Failure::usage(anyhow!("--audit compares coverage, and that of breakpoints is counted once"))
-                .help("leave out --audit, or take the image's own counters alone, with --cover none"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Refuses flags that mean nothing for one.
 pub(super) fn refuse_what_is_a_programs(args: &Args) -> Result<(), Failure> {
     if args.kernel_coverage {

@@ -59,6 +59,12 @@ impl Blocks {
         }
     }
 
+    /// Whether the last run passed by the block at `gpa`, as it was seen before.
+    pub(super) fn passed_by(&self, gpa: u64) -> bool {
+        let page = self.unseen.get(&(gpa / PAGE_BYTES)).filter(|_| !self.counts_all);
+        page.is_some_and(|page| page[(gpa % PAGE_BYTES) as usize] != self.byte)
+    }
+
     /// Whether the run at hand counts all blocks that it comes to.
     pub(super) fn counts_all(&self) -> bool {
         self.counts_all || self.all.values().zip(self.unseen.values()).all(|(all, un)| Arc::ptr_eq(all, un))
