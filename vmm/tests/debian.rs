@@ -2,11 +2,15 @@
 //! this. `scripts/test-images.sh` fetches them.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use std::{env, fs};
 
-use unifork_vmm::Kvm;
-use unifork_vmm::foreign::{Config, End, Machine, Outside as _, Protocol};
+use unifork_vmm::foreign::{
+    Agentless, Base, Config, End, EndAt, Fork, InputTo, Machine, Outside as _, Panics, Power, Protocol,
+    Recorder, SnapshotAt, Terms,
+};
+use unifork_vmm::{CrashKind, Engine, Kvm, Outcome};
 
 #[path = "common/until.rs"]
 mod until;
@@ -38,6 +42,37 @@ fn image(package: &str, wanted: &str) -> Option<Vec<u8>> {
         println!("not tested: {missing}");
     }
     found.map(|path| fs::read(path).unwrap())
+}
+
+/// An initial RAM disk with `debian/init.S` as its `/init`, and a console for that.
+fn initrd() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/debian/init.S");
+    let (object, init) = (folder.path().join("init.o"), folder.path().join("init"));
+    let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
+    run(Command::new("clang-16").args(["--target=x86_64-none-elf", "-c"]).arg(source).arg("-o").arg(&object));
+    run(Command::new("ld.lld-16").arg("-static").arg(&object).arg("-o").arg(&init));
+    let character = 0o020_600;
+    let entries = [
+        ("dev", 0o040_755, (0, 0), Vec::new()),
+        ("dev/console", character, (5, 1), Vec::new()),
+        ("init", 0o100_755, (0, 0), fs::read(&init).unwrap()),
+        ("TRAILER!!!", 0, (0, 0), Vec::new()),
+    ];
+    let mut bytes = Vec::new();
+    for (number, (name, mode, (major, minor), data)) in entries.iter().enumerate() {
+        let name_bytes = name.len() + 1;
+        // Number, mode, owner, group, links, time, size, device, device that it is, name's length, checksum.
+        let fields = [number, *mode, 0, 0, 1, 0, data.len(), 0, 0, *major, *minor, name_bytes, 0];
+        bytes.extend(b"070701");
+        bytes.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));
+        bytes.extend(name.as_bytes());
+        bytes.push(0);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
 }
 
 fn says(image: &[u8], append: &str, at: &'static str) -> (End, Protocol) {
@@ -76,4 +111,54 @@ fn linux_prints_its_banner() {
     let Some(image) = image("linux-image-cloud-amd64", "vmlinuz-*") else { return };
     let (end, protocol) = says(&image, "earlyprintk=ttyS0 console=ttyS0", "Linux version ");
     assert_eq!((end, protocol), (End::Stopped, Protocol::BzImage));
+}
+
+#[test]
+fn linux_comes_to_user_space_and_is_switched_off_from_there() {
+    let Some(image) = image("linux-image-cloud-amd64", "vmlinuz-*") else { return };
+    let config = Config {
+        append: "console=ttyS0 quiet -- off".into(),
+        memory_bytes: 256 << 20,
+        initrd: Some(initrd()),
+        ..Config::default()
+    };
+    let mut machine = Machine::boot(&Kvm::open().unwrap(), "linux", &image, &config).unwrap();
+    let mut recorder = Recorder::default();
+    let end = machine.run(DEADLINE, &mut recorder).unwrap();
+    let console = String::from_utf8_lossy(&recorder.console);
+    assert!(console.contains("init: off\r\n"), "{end:?}: {console}");
+    assert_eq!(end, End::Power(Power::Off), "{console}");
+}
+
+#[test]
+fn forks_of_linux_hear_their_inputs_and_panic_when_init_ends() {
+    let Some(image) = image("linux-image-cloud-amd64", "vmlinuz-*") else { return };
+    let kvm = Kvm::open().unwrap();
+    let config = Config {
+        append: "console=ttyS0 quiet".into(),
+        memory_bytes: 256 << 20,
+        initrd: Some(initrd()),
+        ..Config::default()
+    };
+    let agentless = Agentless {
+        snapshot: SnapshotAt::Console(b"init: user space\r\n".to_vec()),
+        input: InputTo::Serial { max: 100 },
+        ends: vec![EndAt::Console(b"init: heard ".to_vec())],
+    };
+    // As `fuzzer/panics/linux.toml` has it.
+    let panics = Panics { console: vec!["Kernel panic - not syncing".into()], ..Panics::default() };
+    let terms = Terms { agentless: Some(agentless), panics, ..Terms::default() };
+    let base = Base::boot(&kvm, "linux", image.into(), &config, &terms, DEADLINE).unwrap();
+    let mut fork = Fork::spawn(&kvm, &base, Engine::HotSet).unwrap();
+    let (frozen, ram) = (fork.state().unwrap(), fork.ram().to_vec());
+    for _ in 0..2 {
+        assert_eq!(fork.run(b"a line\n", DEADLINE).unwrap(), Outcome::Done { code: 0 });
+        let Outcome::Crash(crash) = fork.run(b"exit\n", DEADLINE).unwrap() else { panic!("init has ended") };
+        assert_eq!(crash.kind, CrashKind::KernelPanic);
+        let said = format!("{:?}", crash.cause);
+        assert!(said.contains("Attempted to kill init! exitcode=0x00000300"), "{said}");
+        fork.reset().unwrap();
+        assert!(fork.state().unwrap() == frozen, "CPU and devices are put back");
+        assert!(fork.ram() == ram, "memory is put back");
+    }
 }

@@ -146,6 +146,23 @@ fn a_kernel_gets_interrupts_from_local_and_io_apic() {
     }
 }
 
+const REWRITTEN: &str = "once\nbytes\npage\nalias\nroots\nchanges\nbits\n";
+
+#[test]
+fn a_kernel_rewrites_its_code_and_changes_its_page_tables() {
+    let kvm = Kvm::open().unwrap();
+    let kernel = build("rewrite", X86_64, "start", &[]);
+    // Nothing in it is beyond KVM's emulator.
+    for ring0 in [Ring0::Native, Ring0::Monitor] {
+        let config = Config { ring0, ..Config::default() };
+        let (end, console, _) = boot(&kernel, &config);
+        assert_eq!((&*console, end), (REWRITTEN, End::Power(Power::Off)), "{ring0:?}");
+        for at in ["once\n", "bytes\n", "page\n", "alias\n", "roots\n", "changes\n"] {
+            go_on_from(&kvm, &kernel, &config, at, REWRITTEN);
+        }
+    }
+}
+
 const SAID: &str = "tables\nexceptions\nflags\nsse\navx\npaging\nuser\nsystem calls\ntimer\n";
 
 #[test]

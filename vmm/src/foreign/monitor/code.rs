@@ -18,6 +18,8 @@ use crate::memory::GuestMemory;
 const CODE_BYTES_MAX: u64 = 64 << 20;
 /// Bytes behind a change that decide about the last instruction in it.
 const BEHIND: u64 = 16;
+/// Bytes that are taken for one change, though they are written one after the other.
+const TOGETHER_MAX: u64 = 256;
 /// Writes to a page of code, a trap each, before it becomes writable and is code no more.
 const WRITES_MAX: u32 = 16;
 /// And before it is both for good.
@@ -141,6 +143,10 @@ impl Monitor {
             if !self.cpu.is_code(from) {
                 continue;
             }
+            let before = self.cpu.rewritten_before;
+            let goes_on = before.1 == from && to - before.0 <= TOGETHER_MAX && from % PAGE_BYTES != 0;
+            let from = if goes_on { before.0 } else { from };
+            self.cpu.rewritten_before = (from, to);
             let end = (to + BEHIND).min((from & !(PAGE_BYTES - 1)) + PAGE_BYTES);
             let mut bytes = vec![0; (end - from) as usize];
             guest::read_physical(memory, from, &mut bytes);

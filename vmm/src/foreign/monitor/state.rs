@@ -151,6 +151,8 @@ pub(crate) struct Virtual {
     pub(crate) lifted: BTreeMap<u64, u8>,
     /// Code that the monitor wrote for the guest and has not looked through yet: beginnings and ends.
     pub(crate) rewritten: Vec<(u64, u64)>,
+    /// What was looked through last of that: what comes next may be the rest of an instruction.
+    pub(crate) rewritten_before: (u64, u64),
     /// Where the guest's hardware randomness comes from.
     pub(crate) random: u64,
     /// The exception that the guest is handling: the last one that was delivered and not returned from.
