@@ -69,6 +69,10 @@ impl Guest<'_> {
             _ => return self.ordinary_move(i),
         };
         let bits = matches!(op, Op::Bt | Op::Bts | Op::Btr | Op::Btc);
+        // CPUs make another OF of a number in the instruction than of one in CL, by which it is done here.
+        if matches!(op, Op::Rol | Op::Ror) && i.op1_kind() == OpKind::Immediate8 && i.immediate8() != 1 {
+            return Ok(Done::Unknown);
+        }
         let writes = !matches!(i.mnemonic(), M::Cmp | M::Test | M::Bt);
         if bits && i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register {
             return self.bit_string(i, op, writes);
@@ -127,7 +131,10 @@ impl Guest<'_> {
                 let (before, from) = (self.register(i.op0_register()), self.operand(i, 1)?);
                 let bytes = i.op0_register().size();
                 let (result, flags) = alu::apply(op, bytes, before, from, self.regs.rflags);
-                self.set_register(i.op0_register(), result & mask(bytes));
+                // Of nothing there is no first bit, and all of the register stays.
+                if from & mask(bytes) != 0 {
+                    self.set_register(i.op0_register(), result & mask(bytes));
+                }
                 self.regs.rflags = flags;
             }
             M::Rdtsc => {
