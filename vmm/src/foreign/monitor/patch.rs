@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, Register};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 use crate::addr::PAGE_BYTES;
 
@@ -71,6 +71,14 @@ fn must_trap(before: &Instruction, this: &Instruction, after: &Instruction) -> b
         // return with them does not trap, and CS and SS read as they are.
         M::Iretq => true,
         M::Mov if matches!(this.op1_register(), Register::CS | Register::SS) => {
+            if this.op0_kind() == OpKind::Memory {
+                // Nanos puts them into a frame that it goes on with later, beside other registers.
+                let base = this.memory_base();
+                let beside = |i: &Instruction| {
+                    i.mnemonic() == M::Mov && i.op0_kind() == OpKind::Memory && i.memory_base() == base
+                };
+                return base.is_gpr64() && (beside(before) || beside(after));
+            }
             let to = this.op0_register().full_register();
             to.is_gpr64() && (0..2).any(|operand| after.op_register(operand).full_register() == to)
         }
