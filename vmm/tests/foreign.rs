@@ -221,6 +221,15 @@ fn an_address_that_the_host_keeps_for_itself_is_named() {
     }
 }
 
+#[test]
+fn what_the_guest_must_not_use_raises_its_exception() {
+    let kernel = build("refused", X86_64, "start", &[]);
+    // KVM's emulator does not know them.
+    let config = Config { ring0: Ring0::Monitor, profile: Profile::Firecracker, ..Config::default() };
+    let (end, console, _) = boot(&kernel, &config);
+    assert_eq!((end, &*console), (End::Power(Power::Reset), ".NN.N.L.UU\n"));
+}
+
 /// Freezes `kernel` where it has written `at`, and sees that forks of that write the rest of `all`.
 fn go_on_from(kvm: &Kvm, kernel: &Kernel, config: &Config, at: &'static str, all: &str) {
     let mut machine = Machine::boot(kvm, "kernel", &kernel.bytes, config).unwrap();

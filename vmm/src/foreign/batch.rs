@@ -159,6 +159,7 @@ impl Fork {
             && self.manual
             && self.delivered.is_empty()
             && !self.machine.bus.interrupt_is_pending()
+            && !matches!(&self.machine.cpu, Cpu::Monitored(monitor) if monitor.cpu().task_switched())
             && !self.has_hot_breakpoint();
         let paused = self.batching.paused > 0;
         self.batching.paused = self.batching.paused.saturating_sub(1);

@@ -33,6 +33,7 @@ use state::Virtual;
 mod ahead;
 mod code;
 mod emulate;
+mod fpu;
 mod guest;
 mod patch;
 mod shadow;
@@ -90,6 +91,8 @@ pub(crate) struct Monitor {
     filled: Vec<Place>,
     // It stops behind each instruction.
     stepping: bool,
+    // What runs is stepped, for that or to watch it.
+    stepped: bool,
     // Of the last traps in a row that were about one page, which was mapped already: how many they are, the page,
     // and how many traps there had been.
     refused: (u32, u64, u64),
@@ -163,6 +166,7 @@ impl Monitor {
             stats: MonitorStats::default(),
             filled,
             stepping: false,
+            stepped: false,
             refused: (0, 0, 0),
             disturbed: false,
         })
@@ -297,6 +301,10 @@ impl Monitor {
     ) -> Result<Stop, VcpuError> {
         let view = if self.cpu.cpl() == 3 { View::User } else { View::Supervisor };
         self.scan_rewritten(memory);
+        if let Some(fault) = self.refused_use(memory, bus) {
+            self.disturbed = true;
+            return Ok(self.deliver(memory, bus, fault));
+        }
         let wanted = self.root(view);
         let root = match self.shadow.root(memory, wanted) {
             Ok(root) => root,
@@ -309,10 +317,11 @@ impl Monitor {
             return Ok(Stop::Again);
         }
         let (regs, sregs) = self.vcpu.both_mut();
+        self.stepped = self.cpu.watches_fpu(regs) || self.stepping;
         let real = self.cpu.real_flags(regs.rflags);
         let hidden = regs.rflags & (guest::FLAG_AC | guest::FLAG_NT) & !real;
         regs.rflags = real;
-        if self.stepping {
+        if self.stepped {
             regs.rflags |= guest::FLAG_TF;
         }
         tables::enter(sregs, &self.cpu);
@@ -351,7 +360,7 @@ impl Monitor {
 
     /// Flags that are set for us, and not by the guest.
     fn own_flags(&self) -> u64 {
-        if self.stepping { guest::FLAG_TF } else { 0 }
+        if self.stepped { guest::FLAG_TF } else { 0 }
     }
 
     fn trap(
@@ -364,7 +373,7 @@ impl Monitor {
     ) -> Result<Stop, VcpuError> {
         self.stats.traps += 1;
         let frame = tables::frame(memory, vector);
-        if run_loop::is_inside(frame.rip) {
+        if run_loop::is_inside(frame.rip) && !(vector == VECTOR_DB && self.stepped) {
             // It ends with a `hlt`; whatever else happens there is the guest's doing.
             return Ok(match vector {
                 VECTOR_GP => Stop::Loop,
@@ -379,7 +388,7 @@ impl Monitor {
         if vector == VECTOR_BP {
             return Ok(Stop::Int3);
         }
-        if vector == VECTOR_DB && self.stepping {
+        if vector == VECTOR_DB && self.stepped {
             return Ok(Stop::Again);
         }
         if vector == VECTOR_PF {

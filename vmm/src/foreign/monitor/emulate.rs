@@ -154,6 +154,8 @@ impl Guest<'_> {
             | M::Rdseed
             | M::Swapgs
             | M::Rdpmc => return self.control(i),
+            // No CPU model has them.
+            M::Rdtscp | M::Rdpid => return Err(UD),
             M::Lgdt | M::Lidt => {
                 self.need_supervisor()?;
                 let at = self.address(i, 0);

@@ -1,6 +1,7 @@
 //! Instructions that tell a guest at CPL 3 the truth, and do not trap: `pushf` shows the real
 //! interrupt flag, `popf` does not change it, `xgetbv` shows the host's XCR0, `rdrand` and `rdseed`
-//! are the host's randomness, `iretq` returns to the monitor's own selectors, `xsave` and `xrstor` move what the host's
+//! are the host's randomness, `rdtscp` and `rdpid` name the host's CPU,
+//! `iretq` returns to the monitor's own selectors, `xsave` and `xrstor` move what the host's
 //! XCR0 has. They are found in the guest's code and their first byte is replaced by
 //! `hlt`, which traps; [`super::state::Virtual::patches`] remembers what was there.
 //!
@@ -82,7 +83,7 @@ fn must_trap(before: &Instruction, this: &Instruction, after: &Instruction) -> b
             let to = this.op0_register().full_register();
             to.is_gpr64() && (0..2).any(|operand| after.op_register(operand).full_register() == to)
         }
-        M::Xgetbv | M::Rdrand | M::Rdseed => true,
+        M::Xgetbv | M::Rdrand | M::Rdseed | M::Rdtscp | M::Rdpid => true,
         _ => false,
     }
 }

@@ -20,6 +20,10 @@ pub(crate) struct Paging {
 }
 
 pub(crate) const CR0_PE: u64 = 1;
+/// What x87 and vector instructions are let do.
+pub(crate) const CR0_MP: u64 = 2;
+pub(crate) const CR0_EM: u64 = 4;
+pub(crate) const CR0_TS: u64 = 8;
 pub(crate) const CR0_WP: u64 = 1 << 16;
 pub(crate) const CR0_PG: u64 = 1 << 31;
 pub(crate) const CR4_PSE: u64 = 1 << 4;

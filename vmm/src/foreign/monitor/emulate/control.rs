@@ -6,11 +6,12 @@ use super::{Done, is_canonical};
 use crate::foreign::devices::lapic::Refused;
 use crate::foreign::monitor::guest::{Fault, GP, Guest, UD};
 use crate::foreign::monitor::state::Mode;
-use crate::foreign::monitor::walk::{CR0_PE, CR0_PG, CR0_WP, CR4_PAE, CR4_PSE, EFER_LMA, EFER_LME, EFER_NXE};
+use crate::foreign::monitor::walk::{
+    CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_PAE, CR4_PSE, EFER_LMA, EFER_LME, EFER_NXE,
+};
 use crate::sys::tsc;
 
 const CR0_ET: u64 = 1 << 4;
-const CR0_TS: u64 = 1 << 3;
 const CR4_PGE: u64 = 1 << 7;
 /// VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT FSGSBASE OSXSAVE: what the CPU model has.
 const CR4_KNOWN: u64 = 0x5_07ff;
