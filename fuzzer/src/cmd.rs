@@ -133,17 +133,25 @@ pub(crate) fn parse<C: clap::Parser>() -> Result<C, ExitCode> {
         if !error.use_stderr() {
             return match error.print() {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::from(Blame::Host as u8),
+                Err(_) => ExitCode::from(blame_of_parser(Blame::Host) as u8),
             };
         }
+        let blame = blame_of_parser(Blame::Usage);
         if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             let _ = error.print();
-            return ExitCode::from(Blame::Usage as u8);
+            return ExitCode::from(blame as u8);
         }
         let (message, help) = of_parser(&error.to_string());
         let json = std::env::args_os().any(|argument| argument == "--json");
-        Failure::usage(anyhow::anyhow!(message)).help(help).print(json)
+        let error = anyhow::anyhow!(message);
+        Failure { blame, error, help: Some(help) }.print(json)
     })
+}
+
+/// `blame`, unless the command line is that of `unifork run`.
+fn blame_of_parser(blame: Blame) -> Blame {
+    let command = std::env::args_os().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    if command.is_some_and(|command| command == "run") { Blame::OfRun } else { blame }
 }
 
 /// The parser's first paragraph, without its label, and what it says behind it, each as one line.

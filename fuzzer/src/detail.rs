@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use libafl_bolts::hash_std;
 use serde::{Deserialize, Serialize};
+use unifork_vmm::regular;
 
 use crate::output::{self, OutputError};
 use crate::syscalls;
@@ -72,7 +73,7 @@ impl Detail {
             if !(name.starts_with("detail-") && name.ends_with(".json")) {
                 continue;
             }
-            let read = fs::read(entry.path()).ok();
+            let read = regular::read(entry.path()).ok();
             match read.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok()) {
                 Some(one) => all.merge(one),
                 None => damaged.push(entry.path()),
@@ -104,7 +105,7 @@ impl Book {
     pub(crate) fn open(root: &Path, who: &str, boot: &[(u64, u32)]) -> Self {
         let path = root.join(format!("detail-{who}.json"));
         // One that is damaged is replaced: nothing else depends on it.
-        let read = fs::read(&path).ok();
+        let read = regular::read(&path).ok();
         let mut before = read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         add_calls(&mut before, boot);
         Self { path, before }

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use unifork_vmm::Outcome;
 use unifork_vmm::introspect::CrashReport;
+use unifork_vmm::regular;
 
 use crate::fork::ForkError;
 
@@ -84,7 +85,7 @@ impl Record {
     /// Reads `report.json` of a finding's folder.
     pub(crate) fn read(folder: &Path) -> Result<Self, OutputError> {
         let path = folder.join("report.json");
-        let text = fs::read(&path).map_err(OutputError::io("read", &path))?;
+        let text = regular::read(&path).map_err(OutputError::io("read", &path))?;
         serde_json::from_slice(&text).map_err(|error| OutputError::io("read", &path)(io::Error::other(error)))
     }
 }
@@ -101,7 +102,7 @@ struct Brief {
 pub(crate) fn briefs(dir: &Path) -> Vec<Found> {
     let read = |folder: PathBuf| -> Option<Found> {
         let Brief { name, sentence, runtime_s } =
-            serde_json::from_slice(&fs::read(folder.join("report.json")).ok()?).ok()?;
+            serde_json::from_slice(&regular::read(folder.join("report.json")).ok()?).ok()?;
         Some(Found { name, sentence, runtime_s })
     };
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -367,7 +368,7 @@ impl Findings {
             return Ok(());
         }
         if !first.exists() {
-            let bytes = fs::read(&path).map_err(OutputError::io("read", &path))?;
+            let bytes = regular::read(&path).map_err(OutputError::io("read", &path))?;
             output::write_whole(&first, &bytes)?;
         }
         let mut record = self.record(seen, input, at, &confirmed);

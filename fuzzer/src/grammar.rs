@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+use unifork_vmm::regular;
 
 mod generate;
 mod parse;
@@ -107,7 +108,7 @@ impl Grammar {
         if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
             return Err(failed(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "larger than 4 MiB")));
         }
-        let text = fs::read(path).map_err(failed)?;
+        let text = regular::read(path).map_err(failed)?;
         let rules: Vec<(String, String)> = serde_json::from_slice(&text)
             .map_err(|source| GrammarError::Json { path: path.to_path_buf(), source })?;
         Self::new(&rules).map_err(|(rule, what)| GrammarError::Rule {

@@ -3,11 +3,11 @@
 //! A corpus of one program is of little use to another, and its findings are another's. So a folder is
 //! continued with an image of the same name only; that one may have been built anew.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use unifork_vmm::regular;
 
 use crate::output::{self, Output, OutputError};
 
@@ -45,7 +45,7 @@ pub(crate) fn claim(output: &Output, image: &Path, snapshot: &str) -> Result<Opt
     let path = output.path(FILE);
     let image = std::path::absolute(image).unwrap_or_else(|_| image.to_path_buf());
     let ours = Identity { image, snapshot: snapshot.to_owned() };
-    let text = fs::read(&path).ok();
+    let text = regular::read(&path).ok();
     let theirs: Option<Identity> = text.as_deref().and_then(|text| serde_json::from_slice(text).ok());
     let mut note = None;
     if text.is_some() && theirs.is_none() {
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(claim("/b/x.img", "2").unwrap(), None, "it is said once");
         let refused = claim("/b/y.img", "2").unwrap_err().to_string();
         assert!(refused.ends_with("is the campaign of /b/x.img, not of /b/y.img"), "{refused}");
-        fs::write(dir.path().join(FILE), "nonsense").unwrap();
+        std::fs::write(dir.path().join(FILE), "nonsense").unwrap();
         assert!(claim("/b/y.img", "2").unwrap().unwrap().contains("image.json is damaged"));
         assert_eq!(claim("/b/y.img", "2").unwrap(), None);
     }

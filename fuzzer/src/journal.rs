@@ -4,13 +4,13 @@
 //! state (postcard) behind a header that says what it belongs to. A file that is damaged, of
 //! another build, or of another image is not used: the queue is then run again.
 
-use std::fs;
 use std::path::Path;
 
 use libafl::corpus::HasCurrentCorpusId;
 use libafl::state::HasCurrentStageId;
 use libafl_bolts::hash_std;
 use serde::{Deserialize, Serialize};
+use unifork_vmm::regular;
 
 use crate::campaign::State;
 use crate::output::{self, OutputError};
@@ -57,7 +57,7 @@ pub(crate) fn save(path: &Path, key: &Key, state: &State) -> Result<(), OutputEr
 
 /// Reads a state that belongs to `key`. An error says why there is none that can be used.
 pub(crate) fn load(path: &Path, key: &Key) -> Result<State, &'static str> {
-    let bytes = fs::read(path).map_err(|_| "there is none")?;
+    let bytes = regular::read(path).map_err(|_| "there is none")?;
     let rest = bytes.strip_prefix(&MAGIC).ok_or("it is of another version")?;
     let (hash, body) = rest.split_first_chunk::<8>().ok_or("it is cut short")?;
     if hash_std(body) != u64::from_le_bytes(*hash) {

@@ -1,6 +1,5 @@
 //! From a path to a snapshot that can be forked: an image is booted, a snapshot file is mapped.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use clap::Args;
 use thiserror::Error;
 use unifork_vmm::{
     Boot, BootEnd, BootError, GuestImage, ImageError, Kvm, KvmError, MachineConfig, MemoryCheck, Outcome,
-    Outside, Snapshot, SnapshotError,
+    Outside, Snapshot, SnapshotError, regular,
 };
 
 use crate::report;
@@ -142,26 +141,10 @@ pub(crate) struct BootFacts {
     pub(crate) unserved: Vec<(u64, u32)>,
 }
 
-/// Opens an image. A FIFO would be waited for, and a device may have no end; a directory cannot be read, which is
-/// said so then.
-fn open_regular(path: &Path) -> io::Result<File> {
-    match std::fs::metadata(path)?.file_type() {
-        kind if kind.is_file() || kind.is_dir() => File::open(path),
-        _ => Err(io::Error::other("it is not a regular file")),
-    }
-}
-
-/// The bytes of the image at `path`.
-pub(crate) fn read_image(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open_regular(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 /// Whether `path` is an ELF file, and so an image rather than a snapshot.
 pub(crate) fn is_elf(path: &Path) -> Result<bool, MachineError> {
     let mut magic = [0; 4];
-    let read = open_regular(path).and_then(|mut file| file.read(&mut magic));
+    let read = regular::open(path).and_then(|mut file| file.read(&mut magic));
     match read {
         Ok(count) => Ok(magic[..count] == *b"\x7fELF"),
         Err(source) => Err(MachineError::Read { path: path.to_path_buf(), source }),

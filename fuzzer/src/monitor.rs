@@ -13,6 +13,7 @@ use libafl::feedbacks::MapFeedbackMetadata;
 use libafl::state::{HasCorpus, HasExecutions};
 use serde::{Deserialize, Serialize};
 use unifork_vmm::Outcome;
+use unifork_vmm::regular;
 
 use crate::campaign::State;
 use crate::cmd::say;
@@ -208,7 +209,7 @@ struct Last {
 /// The end of the file: a campaign of days has written a lot that nobody needs to read again.
 fn tail(path: &Path) -> io::Result<Vec<u8>> {
     const TAIL_BYTES: u64 = 256 << 10;
-    let mut file = File::open(path)?;
+    let mut file = regular::open(path)?;
     let bytes = file.metadata()?.len();
     file.seek(SeekFrom::Start(bytes.saturating_sub(TAIL_BYTES)))?;
     let mut tail = Vec::new();

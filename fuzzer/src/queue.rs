@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use libafl_bolts::hash_std;
+use unifork_vmm::regular;
 
 use crate::output::{self, OutputError};
 
@@ -68,7 +69,7 @@ pub(crate) fn read(dir: &Path) -> Result<(Vec<Stored>, Vec<String>), OutputError
     let (mut stored, mut damaged) = (Vec::new(), Vec::new());
     for name in names(dir)? {
         let path = dir.join(&name);
-        let bytes = fs::read(&path).map_err(OutputError::io("read", &path))?;
+        let bytes = regular::read(&path).map_err(OutputError::io("read", &path))?;
         if parse(&name).is_some_and(|(_, expected)| expected != hash_std(&bytes)) {
             damaged.push(name);
         } else {
@@ -109,7 +110,7 @@ impl Queue {
         let (mut stored, mut aside) = (Vec::new(), Vec::new());
         for name in names(dir)? {
             let path = dir.join(&name);
-            let bytes = fs::read(&path).map_err(OutputError::io("read", &path))?;
+            let bytes = regular::read(&path).map_err(OutputError::io("read", &path))?;
             let hash = hash_std(&bytes);
             match parse(&name) {
                 Some((number, expected)) => {
@@ -179,7 +180,7 @@ fn file_name(number: u64, hash: u64) -> String {
 /// Reads the file `name` of a queue's folder: an input that is whole.
 pub(crate) fn read_one(dir: &Path, name: &str) -> Option<Fresh> {
     let (number, expected) = parse(name)?;
-    let bytes = fs::read(dir.join(name)).ok()?;
+    let bytes = regular::read(dir.join(name)).ok()?;
     (hash_std(&bytes) == expected).then_some(Fresh { number, bytes })
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use libafl::mutators::Tokens;
 use thiserror::Error;
+use unifork_vmm::regular;
 
 /// Why seeds or a dictionary cannot be used. All of it is the user's to mend.
 #[derive(Debug, Error)]
@@ -60,7 +61,7 @@ pub(crate) fn read(dirs: &[PathBuf], input_max: u64) -> Result<Seeds, SeedsError
     let files = files(dirs)?;
     let mut seeds = Seeds::default();
     for path in files {
-        let bytes = fs::read(&path).map_err(|source| SeedsError::Read {
+        let bytes = regular::read(&path).map_err(|source| SeedsError::Read {
             what: "seed",
             path: path.clone(),
             source,
@@ -128,7 +129,7 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), SeedsError> {
 /// LibAFL's own reader panics on a file that is not UTF-8, which dictionaries need not be, and its errors have no
 /// line number.
 pub(crate) fn dictionary(path: &Path) -> Result<Tokens, SeedsError> {
-    let text = fs::read(path).map_err(|source| SeedsError::Read {
+    let text = regular::read(path).map_err(|source| SeedsError::Read {
         what: "dictionary",
         path: path.to_path_buf(),
         source,

@@ -10,6 +10,7 @@ use unifork_vmm::foreign::{Agentless, EndAt, InputTo, SnapshotAt, SymbolFile, Te
 use unifork_vmm::introspect::Symbols;
 
 use crate::cmd::Failure;
+use crate::cmd::run::kernel::first;
 use crate::units;
 
 mod cover;
@@ -52,9 +53,16 @@ pub(crate) struct TermsArgs {
 }
 
 impl TermsArgs {
-    /// Whether one of them was given.
-    pub(crate) fn any(&self) -> bool {
-        *self != Self::default()
+    /// The first flag of them that was given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--snapshot-at", self.snapshot_at.is_some()),
+            ("--input-to", self.input_to.is_some()),
+            ("--end-at", !self.end_at.is_empty()),
+            ("--panic-profile", self.panic_profile.is_some()),
+            ("--cover", !self.cover.is_empty()),
+        ];
+        first(&flags)
     }
 
     /// The same from any folder.

@@ -85,7 +85,7 @@ fn frames_travel_by_datagrams() {
         here.send_to(b"pong by udp", from).unwrap();
         frame[..bytes].to_vec()
     });
-    let (said, told, code) = run(&image, &["--net", &wire], "modern n");
+    let (said, told, code) = run(&image, &["--profile", "pc", "--net", &wire], "modern n");
     assert_eq!(answer.join().unwrap(), b"ping", "{said}{told}");
     assert_eq!((said.as_str(), code), ("net 525400554601\npong by udp\ndone\n", Some(0)), "{told}");
 
@@ -143,7 +143,8 @@ fn an_image_that_calls_its_devices_gets_what_its_manifest_names() {
 fn what_is_typed_reaches_a_virtio_console() {
     let folder = tempfile::tempdir().unwrap();
     let image = kernel(folder.path());
-    let args = ["run", "--device", "console", "--append", "legacy c", image.to_str().unwrap()];
+    let image = image.to_str().unwrap();
+    let args = ["run", "--profile", "pc", "--device", "console", "--append", "legacy c", image];
     let mut child = unifork(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"typed before it was asked for\n").unwrap();
     let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
@@ -160,20 +161,20 @@ fn devices_that_cannot_be_had_are_refused() {
     let many: Vec<&str> = (0..17).flat_map(|_| ["--device", "entropy"]).collect();
     for (flags, code, why) in [
         (&["--disk", "/nonexistent"][..], 125, "cannot use /nonexistent as a disk"),
-        (&["--disk", "/dev/null"], 125, "not an ordinary file"),
+        (&["--disk", "/dev/null"], 125, "it is not a regular file"),
         (&["--net", &wire], 125, "cannot make the socket"),
         (&["--net", "udp:192.0.2.1:9,127.0.0.1:9"], 125, "cannot send from 192.0.2.1:9"),
-        (&["--net", "tap0"], 2, "expected isolated"),
+        (&["--net", "tap0"], 125, "expected isolated"),
         (&many, 125, "17 devices"),
     ] {
-        let (_, told, ended) = run(&image, flags, "modern");
+        let (_, told, ended) = run(&image, &[&["--profile", "pc"], flags].concat(), "modern");
         assert!(told.contains(why), "{flags:?}: {told}");
         assert_eq!(ended, Some(code), "{flags:?}: {told}");
     }
     let seeds = folder.path().join("kernel.seeds");
     fs::create_dir(&seeds).unwrap();
     fs::write(seeds.join("one"), "one").unwrap();
-    let args = ["fuzz", image.to_str().unwrap(), "--net", "udp:127.0.0.1:1,127.0.0.1:2"];
+    let args = ["fuzz", image.to_str().unwrap(), "--profile", "pc", "--net", "udp:127.0.0.1:1,127.0.0.1:2"];
     let output = unifork(&args).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("--net isolated"), "{output:?}");
     assert_eq!(output.status.code(), Some(2));

@@ -115,7 +115,7 @@ fn flags_that_make_no_sense_are_refused() {
         &["run", "--mem", "many", "x"],
         &["run"],
     ] {
-        run(args).expect(2);
+        run(args).expect(125);
     }
 }
 

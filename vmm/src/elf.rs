@@ -77,8 +77,8 @@ impl GuestImage {
     ///
     /// Any [`ImageError`]; no file makes it panic.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
-        let bytes =
-            std::fs::read(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
+        let bytes = crate::regular::read(path)
+            .map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
         let name =
             path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
         Self::parse(name, bytes.into())

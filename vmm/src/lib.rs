@@ -33,6 +33,7 @@ pub mod memory;
 pub mod outcome;
 pub mod plan;
 pub mod pool;
+pub mod regular;
 pub mod replica;
 pub mod reset;
 pub mod root;

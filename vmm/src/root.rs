@@ -128,7 +128,7 @@ fn read(path: &Path) -> Result<Tree, RootError> {
     if std::fs::metadata(path).map_err(failed)?.is_dir() {
         directory::read(path)
     } else {
-        RootImage::unpack(path, &std::fs::read(path).map_err(failed)?)
+        RootImage::unpack(path, &crate::regular::read(path).map_err(failed)?)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::units::{self, plural, show_clock, show_count, show_size};
 mod measure;
 
 use measure::{End, Measure};
+use unifork_vmm::regular;
 
 /// Inputs that are set aside and named one by one; of more, the rest is counted. `--json` names all.
 const NAMED_MAX: usize = 20;
@@ -174,7 +175,7 @@ fn measure_all(
         rest = after;
         let inputs = chunk
             .iter()
-            .map(|(_, path)| fs::read(path).map_err(unreadable(path)))
+            .map(|(_, path)| regular::read(path).map_err(unreadable(path)))
             .collect::<Result<Vec<_>, _>>()?;
         let take = |at: usize, end: End<'_>| {
             match end {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use sha1::{Digest as _, Sha1};
+use unifork_vmm::regular;
 use unifork_vmm::{CrashKind, Outcome};
 
 use crate::cmd::cmin::vacant;
@@ -116,7 +117,7 @@ fn read_findings(folder: &Path) -> Result<Vec<Finding>, OutputError> {
                 continue;
             }
         };
-        let bytes = fs::read(&input).map_err(OutputError::io("read", &input))?;
+        let bytes = regular::read(&input).map_err(OutputError::io("read", &input))?;
         findings.push(Finding { name, bytes, outcome });
     }
     findings.sort_by(|one, other| one.name.cmp(&other.name));

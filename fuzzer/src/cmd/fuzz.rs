@@ -171,7 +171,7 @@ fn run_campaign(args: &Args, json: bool) -> Result<Status, Failure> {
     // From the first moment on: who stops the campaign before it runs gets the same summary.
     signals::catch();
     // What the user can mend is looked at before the machine is.
-    let kernel = foreign::is_wanted(&args.kernel, &args.image);
+    let kernel = foreign::is_wanted(&args.kernel, &args.image)?;
     if kernel {
         foreign::refuse_what_is_a_programs(args)?;
     }

@@ -77,22 +77,30 @@ fn variable(text: &str) -> Result<String, String> {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, json: bool) -> Result<Status, Failure> {
-    let boot = if kernel::is_wanted(args) { kernel::boot } else { boot };
-    boot(args, json).map_err(|failure| Failure { blame: Blame::OfRun, ..failure })
+    let image = Path::new(&args.command[0]);
+    let ran = kernel::is_wanted(image, &args.kernel, None)
+        .and_then(|kernel| if kernel { kernel::boot(args, json) } else { boot(args, json) });
+    ran.map_err(|failure| Failure { blame: Blame::OfRun, ..failure })
 }
 
 fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
     let text = |arg: &OsString| arg.clone().into_string().map_err(NotUnicode);
-    let argv = args.command.iter().map(text).collect::<Result<Vec<_>, _>>().or_usage()?;
+    let argv = args.command.iter().map(text).collect::<Result<Vec<_>, _>>().or_usage();
+    let argv =
+        argv.map_err(|failure| failure.help("a program's arguments are kept as text: give it in UTF-8"))?;
     let image = Path::new(&args.command[0]);
     machine::is_elf(image).map_err(super::machine_failure)?;
     let kvm = Kvm::open().map_err(|error| super::machine_failure(error.into()))?;
-    let root = RootImage::with_program(args.root.as_deref(), &argv[0], image).or_usage()?;
+    let root = RootImage::with_program(args.root.as_deref(), &argv[0], image).or_usage();
+    let root =
+        root.map_err(|failure| failure.help("--root takes a directory, or a cpio (newc) or tar archive"))?;
     for what in root.skipped() {
         eprintln!("unifork: left out: {what}");
     }
     let root_bytes = root.bytes().len() as u64;
-    let mut services = HostServices::open(&args.publish, !json).context("cannot listen").or_host()?;
+    let services = HostServices::open(&args.publish, !json).context("cannot listen").or_host();
+    let mut services =
+        services.map_err(|failure| failure.help("give --publish an address and a port that are free"))?;
     signals::catch();
     let config = MachineConfig {
         memory_bytes: args.memory.unwrap_or((MEMORY_BYTES + 2 * root_bytes).next_multiple_of(1 << 20)),

@@ -1,8 +1,9 @@
 //! What `repro`, `tmin` and `triage` are about: an input, what is on record about it, and its machine.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use unifork_vmm::regular;
 
 use crate::cmd::fuzz::foreign;
 use crate::cmd::run::kernel::KernelArgs;
@@ -13,7 +14,7 @@ use crate::opened::Opened;
 
 /// Opens the image or snapshot file `path`, whoever's kernel is in it.
 pub(crate) fn open(path: &Path, args: &MachineArgs, kernel: &KernelArgs) -> Result<Opened, Failure> {
-    if foreign::is_wanted(kernel, path) {
+    if foreign::is_wanted(kernel, path)? {
         return foreign::open(path, args, kernel);
     }
     Ok(machine::open(path, args).map_err(machine_failure)?.into())
@@ -34,7 +35,7 @@ impl Subject {
     /// Reads a finding's folder, or a file that holds an input.
     pub(crate) fn read(named: &Path) -> Result<Self, Failure> {
         let path = if named.is_dir() { named.join("input") } else { named.to_path_buf() };
-        let input = fs::read(&path).map_err(|error| {
+        let input = regular::read(&path).map_err(|error| {
             Failure::usage(anyhow::Error::from(error).context(format!("cannot read {}", path.display())))
                 .help("give a finding's folder, or a file that holds an input")
         })?;

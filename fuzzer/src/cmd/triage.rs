@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use unifork_vmm::Outcome;
+use unifork_vmm::regular;
 
 use crate::cmd::progress::Progress;
 use crate::cmd::run::kernel::KernelArgs;
@@ -155,7 +156,7 @@ fn output_of(args: &Args) -> Result<PathBuf, Failure> {
         }
     };
     let ours = || {
-        let index = fs::read(output.join("index.json")).unwrap_or_default();
+        let index = regular::read(output.join("index.json")).unwrap_or_default();
         serde_json::from_slice::<serde_json::Value>(&index).is_ok_and(|index| index.get("groups").is_some())
     };
     let taken = match fs::read_dir(&output) {

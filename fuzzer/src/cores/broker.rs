@@ -21,6 +21,7 @@ use libafl_bolts::shmem::unix_shmem::UnixShMem;
 use libafl_bolts::tuples::tuple_list;
 use libafl_bolts::{ClientId, Error};
 use serde::{Deserialize, Serialize};
+use unifork_vmm::regular;
 
 use super::CoresError;
 use super::gate::{Gate, Report};
@@ -208,8 +209,8 @@ impl Folder {
 /// The finding `name` as a message, if it is there whole.
 pub(crate) fn read_finding(findings: &Path, name: &str) -> Option<Message> {
     let folder = findings.join(name);
-    let report = fs::read(folder.join("report.json")).ok()?;
-    let input = fs::read(folder.join("input")).ok()?;
+    let report = regular::read(folder.join("report.json")).ok()?;
+    let input = regular::read(folder.join("input")).ok()?;
     Some(Message::Finding { name: name.to_owned(), report, input })
 }
 

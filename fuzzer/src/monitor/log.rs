@@ -1,10 +1,10 @@
 //! `stats.jsonl` read back: all of it for a report, some of it for a curve.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use serde_json::Value;
+use unifork_vmm::regular;
 
 use super::Figures;
 
@@ -24,7 +24,7 @@ pub(crate) enum Entry {
 
 /// Reads all of `path` and hands over each line with its number, from 1, or what is wrong with it.
 pub(crate) fn read(path: &Path, mut each: impl FnMut(u64, Result<Entry, &'static str>)) -> io::Result<()> {
-    let mut file = BufReader::new(File::open(path)?);
+    let mut file = BufReader::new(regular::open(path)?);
     let (mut line, mut number) = (Vec::new(), 0);
     loop {
         line.clear();
@@ -75,7 +75,7 @@ pub(crate) fn sample(path: &Path, count: usize) -> Vec<Figures> {
             found.push(figures);
         }
     };
-    let Ok(mut file) = File::open(path) else { return found };
+    let Ok(mut file) = regular::open(path) else { return found };
     let bytes = file.metadata().map_or(0, |metadata| metadata.len());
     if bytes <= WHOLE_BYTES_MAX {
         // An error in the middle leaves what came before it.

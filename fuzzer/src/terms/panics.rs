@@ -2,13 +2,13 @@
 //!
 //! The built-in ones are in `fuzzer/panics`; `docs/agentless.md` has what a file may say.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use serde::Deserialize;
 use unifork_vmm::foreign::{PanicPoint, Panics};
 use unifork_vmm::introspect::Symbols;
+use unifork_vmm::regular;
 
 use super::pattern::Pattern;
 use crate::cmd::{BlameExt as _, Failure};
@@ -90,7 +90,7 @@ fn read(path: &str) -> Result<String, Failure> {
     let names: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
     let help = format!("give a file, none, or one of {}", names.join(", "));
     let text =
-        fs::read_to_string(Path::new(path)).with_context(|| format!("cannot read panic profile {path}"));
+        regular::read_text(Path::new(path)).with_context(|| format!("cannot read panic profile {path}"));
     text.or_usage().map_err(|failure| failure.help(help))
 }
 

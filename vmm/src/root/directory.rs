@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::RootError;
 use super::tree::{Item, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, Tree};
+use crate::regular;
 
 /// Everything below `root`.
 pub(super) fn read(root: &Path) -> Result<Tree, RootError> {
@@ -40,7 +41,7 @@ pub(super) fn read(root: &Path) -> Result<Tree, RootError> {
         } else if kind.is_symlink() {
             (S_IFLNK, fs::read_link(&path).map_err(failed)?.as_os_str().as_bytes().to_vec())
         } else if kind.is_file() {
-            (S_IFREG, fs::read(&path).map_err(failed)?)
+            (S_IFREG, regular::read(&path).map_err(failed)?)
         } else if kind.is_fifo() {
             (S_IFIFO, Vec::new())
         } else {
@@ -60,7 +61,7 @@ pub(super) fn read(root: &Path) -> Result<Tree, RootError> {
 pub(super) fn file(path: &Path) -> Result<Item, RootError> {
     let failed = |source| RootError::Read { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(failed)?;
-    Ok(item(&metadata, S_IFREG, fs::read(path).map_err(failed)?))
+    Ok(item(&metadata, S_IFREG, regular::read(path).map_err(failed)?))
 }
 
 fn item(metadata: &Metadata, type_bits: u32, data: Vec<u8>) -> Item {

@@ -324,7 +324,7 @@ fn damaged(path: &Path, what: &str) -> SnapshotError {
 
 fn read_state(path: &Path) -> Result<(File, Parts, State), SnapshotError> {
     let io = |op| move |source| SnapshotError::Io { op, path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io("open"))?;
+    let mut file = crate::regular::open(path).map_err(io("open"))?;
     let len = file.metadata().map_err(io("read"))?.len();
     let mut header = [0u8; PAGE_BYTES as usize];
     let mut start = [0u8; 8];

@@ -47,14 +47,11 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// What the system says when it cannot be opened, or is not a file.
+    /// What the system says when it cannot be opened, or is not a regular file.
     pub fn open(path: &Path) -> io::Result<Arc<Self>> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an ordinary file"));
-        }
-        Ok(Arc::new(Self { path: path.to_owned(), file, bytes: metadata.len() }))
+        let file = crate::regular::open(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Arc::new(Self { path: path.to_owned(), file, bytes }))
     }
 
     /// Where it is.

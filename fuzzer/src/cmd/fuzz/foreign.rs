@@ -6,23 +6,24 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use unifork_vmm::Kvm;
-use unifork_vmm::foreign::{self, Base, BaseError};
+use unifork_vmm::foreign::{Base, BaseError, InputTo, Terms};
+use unifork_vmm::regular;
 
 use super::Args;
 use crate::cmd::run::kernel::{self, KernelArgs};
 use crate::cmd::{Blame, BlameExt as _, Failure};
 use crate::fork::Frozen;
-use crate::machine::{BootFacts, MachineArgs, read_image};
+use crate::machine::{BootFacts, MachineArgs};
 use crate::opened::Opened;
 
-/// Whether the image is to be booted as a kernel: it says that it is one, or a flag does.
-pub(crate) fn is_wanted(flags: &KernelArgs, image: &Path) -> bool {
-    flags.any() || read_image(image).is_ok_and(|bytes| foreign::is_kernel(&bytes))
+/// [`kernel::is_wanted`], for an image that is to be fuzzed.
+pub(crate) fn is_wanted(flags: &KernelArgs, image: &Path) -> Result<bool, Failure> {
+    kernel::is_wanted(image, &flags.boot, flags.terms.given())
 }
 
 /// Boots one to where its agent asks for the snapshot.
 pub(crate) fn open(path: &Path, machine: &MachineArgs, flags: &KernelArgs) -> Result<Opened, Failure> {
-    let image: Arc<[u8]> = read_image(path)
+    let image: Arc<[u8]> = regular::read(path)
         .with_context(|| format!("cannot read {}", path.display()))
         .or_usage()
         .map_err(|failure| failure.help("check the path"))?
@@ -33,6 +34,7 @@ pub(crate) fn open(path: &Path, machine: &MachineArgs, flags: &KernelArgs) -> Re
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let began = Instant::now();
     let terms = flags.terms(&kvm, (path, &name, &image), &config, machine.boot_deadline)?;
+    refuse_frames_without_a_card(flags, &terms)?;
     let base = Base::boot(&kvm, &name, image, &config, &terms, machine.boot_deadline)
         .map_err(|error| failure(path, error))?;
     let boot = BootFacts { elapsed: began.elapsed(), unserved: Vec::new() };
@@ -46,6 +48,16 @@ pub(super) fn open_shared(path: &Path, flags: &KernelArgs) -> Result<Opened, Fai
         .context("cannot open the machine that the campaign's parent has booted")
         .or_host()?;
     Ok(Opened::foreign(kvm, Frozen::Foreign(base), None, flags.absolute()))
+}
+
+/// Refuses frames for inputs where there is no network card to take them.
+fn refuse_frames_without_a_card(flags: &KernelArgs, terms: &Terms) -> Result<(), Failure> {
+    let frames = terms.agentless.as_ref().is_some_and(|terms| matches!(terms.input, InputTo::Net { .. }));
+    if frames && flags.boot.devices.wires().is_empty() {
+        let error = anyhow!("--input-to net is for a network card, and the machine has none");
+        return Err(Failure::usage(error).help("give it one with --net isolated"));
+    }
+    Ok(())
 }
 
 /// Refuses flags that mean nothing for one.

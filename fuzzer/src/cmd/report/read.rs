@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde_json::Value;
+use unifork_vmm::regular;
 
 use crate::detail::Detail;
 use crate::history::History;
@@ -174,7 +175,7 @@ impl Read {
                 continue;
             }
             let path = entry.path().join("report.json");
-            match fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Finding>(&bytes).ok()) {
+            match regular::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Finding>(&bytes).ok()) {
                 Some(mut finding) => {
                     finding.group = groups.get(&folder).cloned();
                     finding.folder = folder;
@@ -198,7 +199,7 @@ fn unstable(root: &Path) -> Vec<String> {
         if !name.starts_with("unstable") || !name.ends_with(".txt") {
             continue;
         }
-        let text = fs::read(entry.path()).unwrap_or_default();
+        let text = regular::read(entry.path()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         for line in text.lines() {
             let Some((number, place)) = line.strip_prefix("edge ").and_then(|edge| edge.split_once(' '))
@@ -237,7 +238,7 @@ impl Places {
 
 /// Which group of `triage` a finding is in, by the name of its folder; only groups that have a page.
 fn groups(triage: &Path) -> BTreeMap<String, String> {
-    let index = fs::read(triage.join("index.json")).unwrap_or_default();
+    let index = regular::read(triage.join("index.json")).unwrap_or_default();
     let index: Value = serde_json::from_slice(&index).unwrap_or_default();
     let list = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
     let mut groups = BTreeMap::new();
@@ -260,7 +261,7 @@ fn groups(triage: &Path) -> BTreeMap<String, String> {
 /// The process that is named in `lock` and has it open: the campaign's. Trying the lock itself could keep a
 /// campaign from starting.
 fn owner(lock: &Path) -> Option<u32> {
-    let pid = fs::read_to_string(lock).ok()?.trim().parse().ok()?;
+    let pid = regular::read_text(lock).ok()?.trim().parse().ok()?;
     let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let holds = |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|path| path == lock);
     open.flatten().any(holds).then_some(pid)

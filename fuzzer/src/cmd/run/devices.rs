@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use unifork_vmm::virtio::{DeviceConfig, Disk};
 
+use super::kernel::first;
 use crate::cmd::{BlameExt as _, Failure};
 
 /// What entropy follows from: the same in every machine.
@@ -92,9 +93,14 @@ fn wires<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Wire>,
 }
 
 impl DeviceArgs {
-    /// Whether one of them was given.
-    pub(crate) fn any(&self) -> bool {
-        *self != Self::default()
+    /// The first flag of them that was given.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--disk", !self.disk.is_empty()),
+            ("--net", !self.net.is_empty()),
+            ("--device", !self.device.is_empty()),
+        ];
+        first(&flags)
     }
 
     /// What each network card is connected to.
@@ -187,6 +193,6 @@ mod tests {
         let args = DeviceArgs { disk: vec!["/x/y,ro".into(), "z".into()], ..DeviceArgs::default() };
         let here = std::env::current_dir().unwrap().join("z");
         assert_eq!(args.absolute().disk, ["/x/y,ro".to_owned(), here.display().to_string()]);
-        assert!(args.any() && !DeviceArgs::default().any());
+        assert_eq!((args.given(), DeviceArgs::default().given()), (Some("--disk"), None));
     }
 }

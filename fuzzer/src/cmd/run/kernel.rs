@@ -15,12 +15,12 @@ use unifork_vmm::foreign::{
     locate,
 };
 use unifork_vmm::introspect::Symbols;
+use unifork_vmm::regular;
 
 use super::Args;
 use super::devices::DeviceArgs;
 use super::wire::Plug;
 use crate::cmd::{Blame, BlameExt as _, Failure, Status, say};
-use crate::machine::read_image;
 use crate::signals;
 use crate::terms::TermsArgs;
 use crate::units;
@@ -39,7 +39,12 @@ pub(crate) struct KernelArgs {
 impl KernelArgs {
     /// Whether one of them was given.
     pub(crate) fn any(&self) -> bool {
-        self.boot.any() || self.terms.any()
+        self.given().is_some()
+    }
+
+    /// The first flag of them that was given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        self.boot.given().or_else(|| self.terms.given())
     }
 
     /// The same from any folder: for a finding's record.
@@ -98,28 +103,30 @@ pub(crate) struct BootArgs {
 }
 
 impl BootArgs {
-    /// Whether one of them was given.
-    pub(crate) fn any(&self) -> bool {
-        self.profile.is_some()
-            || self.append.is_some()
-            || self.initrd.is_some()
-            || !self.module.is_empty()
-            || self.ring0.is_some()
-            || self.devices.any()
-            || !self.symbols.is_empty()
+    /// The first flag of them that was given.
+    fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--profile", self.profile.is_some()),
+            ("--append", self.append.is_some()),
+            ("--initrd", self.initrd.is_some()),
+            ("--module", !self.module.is_empty()),
+            ("--ring0", self.ring0.is_some()),
+            ("--symbols", !self.symbols.is_empty()),
+        ];
+        first(&flags).or_else(|| self.devices.given())
     }
 
     /// The same from any folder.
     fn absolute(&self) -> Self {
         let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        let first = |text: &String| {
+        let file_whole = |text: &String| {
             let (file, rest) = text.split_at(text.find(',').unwrap_or(text.len()));
             format!("{}{rest}", whole(Path::new(file)).display())
         };
         Self {
             initrd: self.initrd.as_deref().map(whole),
-            module: self.module.iter().map(first).collect(),
-            symbols: self.symbols.iter().map(first).collect(),
+            module: self.module.iter().map(file_whole).collect(),
+            symbols: self.symbols.iter().map(file_whole).collect(),
             devices: self.devices.absolute(),
             ..self.clone()
         }
@@ -145,10 +152,30 @@ enum Ring0Name {
 /// Memory of a machine, unless given.
 const MEMORY_BYTES: u64 = 128 << 20;
 
-/// Whether `args` ask for a kernel to be run: the image says that it is one, or a flag does.
-pub(super) fn is_wanted(args: &Args) -> bool {
-    let kernel = |bytes: Vec<u8>| unifork_vmm::foreign::is_kernel(&bytes);
-    args.kernel.any() || read_image(Path::new(&args.command[0])).is_ok_and(kernel)
+/// The first of `flags` that was given.
+pub(crate) fn first(flags: &[(&'static str, bool)]) -> Option<&'static str> {
+    flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag)
+}
+
+/// Whether the image at `path` is to be booted as a kernel: it says that it is one, or `--profile` does. Fails if
+/// neither does, and there is another flag for kernels: one of `flags`, or `other`.
+pub(crate) fn is_wanted(path: &Path, flags: &BootArgs, other: Option<&'static str>) -> Result<bool, Failure> {
+    if flags.profile.is_some() {
+        return Ok(true);
+    }
+    // That it cannot be read is said where it is opened.
+    let Ok(image) = regular::read(path) else { return Ok(false) };
+    match flags.given().or(other) {
+        _ if unifork_vmm::foreign::is_kernel(&image) => Ok(true),
+        None => Ok(false),
+        Some(flag) => {
+            let error =
+                anyhow!("{} does not say that it is a kernel, and {flag} is for kernels", path.display());
+            Err(Failure::usage(error).help(format!(
+                "if it is one, name the machine it was made for: --profile pc or --profile firecracker; leave out {flag} otherwise"
+            )))
+        }
+    }
 }
 
 /// Runs one.
@@ -185,7 +212,7 @@ pub(super) fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let bytes = read_image(path).with_context(|| format!("cannot read {}", path.display())).or_usage();
+    let bytes = regular::read(path).with_context(|| format!("cannot read {}", path.display())).or_usage();
     bytes.map_err(|failure| failure.help("check the path"))
 }
 
@@ -195,9 +222,9 @@ fn refuse_what_is_a_programs(args: &Args) -> Result<(), Failure> {
         ("--root", args.root.is_some()),
         ("--publish", !args.publish.is_empty()),
     ];
-    match flags.iter().find(|(_, given)| *given) {
+    match first(&flags) {
         None => Ok(()),
-        Some((flag, _)) => Err(Failure::usage(anyhow!("{flag} is for programs, and this image is a kernel"))
+        Some(flag) => Err(Failure::usage(anyhow!("{flag} is for programs, and this image is a kernel"))
             .help("files and variables reach a kernel by --initrd, --module and --append")),
     }
 }
