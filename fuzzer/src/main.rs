@@ -53,8 +53,11 @@ use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
 
+/// What is logged unless UNIFORK_LOG says. What a driver in a guest does wrong is not worth a line of a library's.
+const LOGGED: &str = "error,virtio_queue=off";
+
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("UNIFORK_LOG", "error"))
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("UNIFORK_LOG", LOGGED))
         .target(env_logger::Target::Pipe(Box::new(notice::Log::default())))
         .init();
     let cli = match cmd::parse::<Cli>() {

@@ -4,22 +4,28 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::cmd::Blame;
 use crate::ui::terminal;
 
-static STOP: AtomicBool = AtomicBool::new(false);
+/// The signal that asked the program to stop; 0 for none.
+static STOP: AtomicU8 = AtomicU8::new(0);
 
 /// Whether someone asked the program to stop.
 #[inline]
 pub(crate) fn stop_requested() -> bool {
-    STOP.load(Ordering::Relaxed)
+    STOP.load(Ordering::Relaxed) != 0
+}
+
+/// What a shell says of a program that the signal ended which asked this one to stop.
+pub(crate) fn stopped_code() -> u8 {
+    128 + STOP.load(Ordering::Relaxed)
 }
 
 /// Asks the program to stop, as a signal would.
 pub(crate) fn request_stop() {
-    STOP.store(true, Ordering::Relaxed);
+    STOP.store(libc::SIGINT as u8, Ordering::Relaxed);
 }
 
 /// From here on, what a terminal sends does nothing: the process that started this one gets it as well, and
@@ -35,7 +41,7 @@ pub(crate) fn leave_to_parent() {
 /// ends it at once, for a program that does not get to read the flag.
 pub(crate) fn catch() {
     extern "C" fn on_signal(signal: libc::c_int) {
-        if STOP.swap(true, Ordering::Relaxed) {
+        if STOP.swap(signal as u8, Ordering::Relaxed) != 0 {
             terminal::restore();
             // SAFETY: `_exit` is async-signal-safe.
             unsafe { libc::_exit(128 + signal) };

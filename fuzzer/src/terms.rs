@@ -116,6 +116,13 @@ impl TermsArgs {
         for named in &self.end_at {
             ends.extend(end_at(named, symbols).map_err(|text| wrong("--end-at", named, &text))?);
         }
+        if ends.contains(&EndAt::Return) && !matches!(snapshot, SnapshotAt::Address(_)) {
+            return Err(wrong(
+                "--end-at",
+                "return",
+                "no function is known that would return: --snapshot-at names none",
+            ));
+        }
         if self.end_at.is_empty() && matches!(snapshot, SnapshotAt::Address(_)) {
             ends.push(EndAt::Return);
         }
@@ -170,6 +177,10 @@ fn input_to(text: &str, symbols: &Symbols) -> Result<InputTo, String> {
     let (mut max, mut length_at, mut plain) = (None, None, Vec::new());
     for part in parts {
         match part.split_once('=') {
+            Some((option @ "max", _)) if max.is_some() => return Err(format!("`{option}` is there twice")),
+            Some((option @ "len", _)) if length_at.is_some() => {
+                return Err(format!("`{option}` is there twice"));
+            }
             Some(("max", value)) => max = Some(units::size(value)?),
             Some(("len", value)) => {
                 let (at, bytes) = match units::address(value) {
@@ -192,13 +203,20 @@ fn input_to(text: &str, symbols: &Symbols) -> Result<InputTo, String> {
             if length.is_none() && max.is_none() {
                 return Err("without a register for the length, it needs max=N".to_owned());
             }
-            Ok(InputTo::Registers { pointer: value.parse()?, length, max })
+            let pointer = value.parse()?;
+            if length == Some(pointer) {
+                return Err("one register cannot take both the address and the length".to_owned());
+            }
+            Ok(InputTo::Registers { pointer, length, max })
         }
         "symbol" | "addr" => {
             let (at, bytes) =
                 if kind == "addr" { (units::address(value)?, 0) } else { symbol(value, symbols)? };
             let max = max.or((bytes > 0).then_some(bytes));
             let max = max.ok_or("how long inputs may be is not known: add max=N")?;
+            if at.checked_add(max).is_none() {
+                return Err(format!("{max} bytes do not fit there: no address is so far up"));
+            }
             Ok(InputTo::Memory { at, max, length: length_at })
         }
         "serial" if value.is_empty() => Ok(InputTo::Serial { max: max.unwrap_or(STREAM_MAX) }),
@@ -232,9 +250,19 @@ mod tests {
             Ok(InputTo::Memory { at: 32, max: 8, length: Some((64, 8)) })
         );
         assert_eq!(input_to("net", &none), Ok(InputTo::Net { max: FRAME_MAX }));
-        for bad in
-            ["regs:rdi", "regs:edi,rsi", "addr:0x20", "serial:x", "serial,rdi", "net,len=0x1", "disk", ""]
-        {
+        for bad in [
+            "regs:rdi",
+            "regs:edi,rsi",
+            "addr:0x20",
+            "serial:x",
+            "serial,rdi",
+            "net,len=0x1",
+            "disk",
+            "",
+            "regs:rdi,rdi",
+            "serial,max=4K,max=5K",
+            "addr:0xffffffffffffffff,max=16",
+        ] {
             assert!(input_to(bad, &none).is_err(), "{bad}");
         }
     }

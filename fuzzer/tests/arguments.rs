@@ -157,3 +157,41 @@ fn usage_errors_of_run_end_with_125() {
     assert_eq!(run(&["--json", "fuzz"]).expect(2).json()["exit_code"], 2);
     run(&["run", "--help"]).expect(0);
 }
+
+/// `run` never looked at them.
+#[test]
+fn symbols_are_read_whatever_they_are_for() {
+    need_kvm();
+    let dir = tempfile::tempdir().unwrap();
+    let image = kernel(dir.path());
+    let image = text(&image);
+    let empty = dir.path().join("empty");
+    fs::write(&empty, "").unwrap();
+    let program = program();
+    let [odd, far] = ["zz", "0xffffffffffffffff"].map(|bias| format!("{},bias={bias}", text(&program)));
+    for symbols in ["/nonexistent", text(&empty), &odd, &far] {
+        refused(&["run", "--symbols", symbols, image], 125, symbols.split(',').next().unwrap(), "");
+        refused(&["fuzz", image, "--symbols", symbols], 2, symbols.split(',').next().unwrap(), "");
+    }
+    run(&["run", "--symbols", text(&program), image]).expect(0);
+}
+
+#[test]
+fn terms_that_contradict_themselves_are_refused() {
+    need_kvm();
+    let dir = tempfile::tempdir().unwrap();
+    let image = kernel(dir.path());
+    let at = ["fuzz", text(&image), "--snapshot-at", "after:10ms", "--input-to"];
+    for (more, why) in [
+        (&["regs:rdi,rdi"][..], "one register"),
+        (&["serial,max=4K,max=5K"], "`max` is there twice"),
+        (&["addr:0xffffffffffffffff,max=16"], "do not fit there"),
+        (&["serial", "--end-at", "return"], "no function is known"),
+    ] {
+        refused(&[&at[..], more].concat(), 2, why, "docs/agentless.md");
+    }
+    let profile = dir.path().join("profile.toml");
+    fs::write(&profile, "\nexit = 1\n").unwrap();
+    let args = [&at[..], &["serial", "--panic-profile", text(&profile)]].concat();
+    refused(&args, 2, "line 2: unknown field `exit`", "docs/agentless.md");
+}

@@ -119,7 +119,7 @@ fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
             ("it asks for an input: a harness, for `unifork fuzz`".to_owned(), Status::Done)
         }
         BootEnd::Ended(Outcome::Timeout) if signals::stop_requested() => {
-            ("stopped".to_owned(), Status::Guest(128 + libc::SIGINT as u8))
+            ("stopped".to_owned(), Status::Guest(signals::stopped_code()))
         }
         BootEnd::Ended(outcome) => (report::sentence(outcome), status(outcome)),
     };

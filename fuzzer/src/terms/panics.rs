@@ -95,7 +95,10 @@ fn read(path: &str) -> Result<String, Failure> {
 }
 
 fn parse(text: &str) -> Result<Profile, anyhow::Error> {
-    Ok(toml::from_str(text)?)
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        anyhow!("line {}: {}", before.matches('\n').count() + 1, error.message().replace('\n', " "))
+    })
 }
 
 fn knows(text: &str, symbols: &Symbols) -> bool {

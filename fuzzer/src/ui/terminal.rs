@@ -1,4 +1,4 @@
-//! The terminal while the UI has it, and how it is given back on every way out.
+//! The terminal while the UI has it, or a guest its keys, and how it is given back on every way out.
 //!
 //! [`restore`] may be called from anywhere, signal handlers included, and does its work once. It is called
 //! when the UI ends, by the panic hook, before an error is printed, at `exit`, and by the handlers of signals
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::termios::{self, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
+use rustix::termios::{self, InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
 
 /// The other screen, no cursor.
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l\x1b[2J";
@@ -20,6 +20,9 @@ const DISABLED: u8 = 0;
 
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 static SAVED: OnceLock<Termios> = OnceLock::new();
+/// A guest has the keys, and how the terminal was before.
+static KEYS: AtomicBool = AtomicBool::new(false);
+static KEYS_SAVED: OnceLock<Termios> = OnceLock::new();
 /// Held while a frame is written, so that none comes after the terminal was given back.
 static WRITING: Mutex<()> = Mutex::new(());
 
@@ -35,7 +38,7 @@ pub(crate) fn take() -> io::Result<()> {
     let saved = termios::tcgetattr(out)?;
     let mut raw = SAVED.get_or_init(|| saved).clone();
     raw.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::IEXTEN;
-    raw.input_modes -= termios::InputModes::IXON;
+    raw.input_modes -= InputModes::IXON;
     for code in [SpecialCodeIndex::VSUSP, SpecialCodeIndex::VQUIT] {
         raw.special_codes[code] = DISABLED;
     }
@@ -46,8 +49,54 @@ pub(crate) fn take() -> io::Result<()> {
     termios::tcsetattr(out, OptionalActions::Now, &raw).map_err(io::Error::from).and_then(|()| write(ENTER))
 }
 
-/// Gives the terminal back, if the UI has it. Async-signal-safe: two system calls and an atomic.
+/// The keys of the terminal that is standard input, for a guest, until this is dropped: each comes at once and as it
+/// is, and is not shown, as with QEMU's `-serial stdio`. Signals by keys stay, as in [`take`].
+#[derive(Debug)]
+pub(crate) struct Keys(());
+
+impl Keys {
+    /// Takes them, where there is a terminal and this is not a job in its background.
+    pub(crate) fn take() -> Option<Self> {
+        let input = rustix::stdio::stdin();
+        let saved = termios::tcgetattr(input).ok()?;
+        if termios::tcgetpgrp(input).ok()? != rustix::process::getpgrp() {
+            return None;
+        }
+        let mut raw = KEYS_SAVED.get_or_init(|| saved).clone();
+        raw.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ECHONL | LocalModes::IEXTEN;
+        raw.input_modes -= InputModes::IGNBRK
+            | InputModes::BRKINT
+            | InputModes::PARMRK
+            | InputModes::ISTRIP
+            | InputModes::INLCR
+            | InputModes::IGNCR
+            | InputModes::ICRNL
+            | InputModes::IXON;
+        for code in [SpecialCodeIndex::VSUSP, SpecialCodeIndex::VQUIT] {
+            raw.special_codes[code] = DISABLED;
+        }
+        raw.special_codes[SpecialCodeIndex::VMIN] = 1;
+        raw.special_codes[SpecialCodeIndex::VTIME] = 0;
+        at_every_end();
+        KEYS.store(true, Ordering::SeqCst);
+        let _as_it_was_if_not = termios::tcsetattr(input, OptionalActions::Now, &raw);
+        Some(Self(()))
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Gives the terminal back, if the UI or a guest has it. Async-signal-safe: system calls and atomics.
 pub(crate) fn restore() {
+    if KEYS.swap(false, Ordering::SeqCst)
+        && let Some(saved) = KEYS_SAVED.get()
+    {
+        let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, saved);
+    }
     if !ACTIVE.swap(false, Ordering::SeqCst) {
         return;
     }

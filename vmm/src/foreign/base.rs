@@ -27,7 +27,7 @@ pub enum BaseError {
     #[error(transparent)]
     Outside(#[from] OutOfBounds),
     /// It ended, or time was up, before its agent asked for a snapshot.
-    #[error("the image asked for no snapshot{}: {end:?}", if *.greeted { "" } else { ", and has no agent" })]
+    #[error("the image asked for no snapshot{}", if *.greeted { "" } else { ", and has no agent" })]
     NoSnapshot {
         /// How it ended.
         end: End,
@@ -40,7 +40,7 @@ pub enum BaseError {
     #[error("the image asked for a snapshot, but announced no input window before")]
     NoWindow,
     /// It ended, or time was up, before it came to where it was to be frozen.
-    #[error("the image did not come to where it is to be frozen: {end:?}")]
+    #[error("the image did not come to where it is to be frozen")]
     NotReached {
         /// How it ended.
         end: End,

@@ -103,7 +103,7 @@ pub enum LoadError {
         end: u64,
     },
     /// What was given along does not fit in the boot structures.
-    #[error("the {0} are too long for the boot structures")]
+    #[error("there is no room for the {0} in the boot structures")]
     ArgumentsTooLong(&'static str),
     /// It is given other devices than it names, or more than there is room for.
     #[error("{0}")]

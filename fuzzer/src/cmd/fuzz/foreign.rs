@@ -72,11 +72,12 @@ pub(super) fn refuse_what_is_a_programs(args: &Args) -> Result<(), Failure> {
 fn failure(path: &Path, error: BaseError) -> Failure {
     match error {
         BaseError::Foreign(error) => kernel::failure(path, error),
-        BaseError::NoSnapshot { ref console, .. } => {
+        BaseError::NoSnapshot { ref console, ref end, .. } => {
+            let (how, _) = kernel::judge(end);
             let said = String::from_utf8_lossy(console);
             let last =
                 said.lines().next_back().map_or_else(String::new, |line| format!(", after saying `{line}`"));
-            Failure::usage(anyhow!("{}: {error}{last}", path.display()))
+            Failure::usage(anyhow!("{}: {error}: {how}{last}", path.display()))
                 .help("docs/agent.md says how an image asks for one, and docs/agentless.md how to do without")
         }
         BaseError::NotReached { ref end, ref console } => {

@@ -1,6 +1,6 @@
 //! `unifork run` for images that are kernels: unikernels and small operating systems of other people.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 use unifork_vmm::Kvm;
+use unifork_vmm::agent::AgentEvent;
 use unifork_vmm::foreign::{
     Config, End, ForeignError, LoadError, Machine, Module, Outside, Power, Profile, Ring0, SymbolFile, Terms,
     locate,
@@ -23,6 +24,7 @@ use super::wire::Plug;
 use crate::cmd::{Blame, BlameExt as _, Failure, Status, say};
 use crate::signals;
 use crate::terms::TermsArgs;
+use crate::ui::terminal::Keys;
 use crate::units;
 
 /// Flags for images that are kernels, and are to be fuzzed.
@@ -186,14 +188,29 @@ pub(super) fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
     let kvm = Kvm::open().map_err(|error| crate::cmd::machine_failure(error.into()))?;
     let words: Vec<_> = args.command[1..].iter().map(|word| word.to_string_lossy()).collect();
     let config = args.kernel.config(args.memory.unwrap_or(MEMORY_BYTES), &words.join(" "))?;
+    // As for one that is to be fuzzed, though nothing is looked up here.
+    args.kernel.symbol_files(path)?;
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     signals::catch();
     let began = Instant::now();
     let failed = |error| failure(path, error);
     let mut machine = Machine::boot(&kvm, &name, &image, &config).map_err(failed)?;
     let plugs = args.kernel.devices.wires().iter().map(Plug::connect).collect::<Result<_, _>>()?;
-    let mut terminal = Terminal { show: !json, kept: Vec::new(), open: true, plugs };
+    let mut terminal = Terminal { show: !json, kept: Vec::new(), open: true, failed: None, plugs };
+    let keys = Keys::take();
     let end = machine.run(args.timeout.unwrap_or(Duration::MAX), &mut terminal).map_err(failed)?;
+    drop(keys);
+    match terminal.failed.take() {
+        // As what writes to a closed pipe ends elsewhere: without a word.
+        Some(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            return Ok(Status::Guest(128 + libc::SIGPIPE as u8));
+        }
+        Some(error) => {
+            let error = anyhow::Error::from(error).context("cannot write the console to standard output");
+            return Err(Failure::host(error).help("make room where it goes, or send it elsewhere"));
+        }
+        None => {}
+    }
     let (sentence, status) = judge(&end);
     if json {
         let line = serde_json::json!({
@@ -207,6 +224,9 @@ pub(super) fn boot(args: &Args, json: bool) -> Result<Status, Failure> {
         say(&format!("{line}\n"));
     } else if !matches!(end, End::Power(_)) {
         eprintln!("unifork: {}: {sentence}", path.display());
+        if let End::Stuck { .. } = end {
+            eprintln!("  help: {}", help_of_stuck(machine.monitor_stats().is_some()));
+        }
     }
     Ok(status)
 }
@@ -305,7 +325,16 @@ fn named_symbols(named: &str) -> Result<SymbolFile, Failure> {
         }
     };
     let file = symbol_file(Path::new(path), read(Path::new(path))?, bias);
-    Symbols::new().load(&file.name, Arc::clone(&file.bytes), 0).or_usage()?;
+    let mut symbols = Symbols::new();
+    let loaded = symbols.load(&file.name, Arc::clone(&file.bytes), 0);
+    loaded
+        .with_context(|| format!("--symbols {named}"))
+        .or_usage()
+        .map_err(|failure| failure.help("it is the whole ELF file, or one of `objcopy --only-keep-debug`"))?;
+    if symbols.functions().any(|(_, range)| range.end.checked_add(bias).is_none()) {
+        return Err(Failure::usage(anyhow!("--symbols {named}: no code can run so far up"))
+            .help("bias is how far above where it was linked its code runs"));
+    }
     Ok(file)
 }
 
@@ -319,6 +348,9 @@ pub(crate) fn failure(path: &Path, error: ForeignError) -> Failure {
             Blame::Usage,
             "give the devices that the image wants: --disk and --net, each as often as it has one (docs/devices.md)",
         ),
+        ForeignError::Load(LoadError::ArgumentsTooLong(_) | LoadError::CommandLineTooLong { .. }) => {
+            (Blame::Usage, "shorten --append or the words behind the image, or what is behind --module FILE")
+        }
         ForeignError::Load(LoadError::NotAKernel) => (
             Blame::Usage,
             "kernels are ELF files with a multiboot header or a PVH note, ELF64 files, and bzImages",
@@ -352,11 +384,27 @@ pub(crate) fn judge(end: &End) -> (String, Status) {
             (format!("triple fault at {rip:#x}{first}"), Status::Guest(128 + libc::SIGABRT as u8))
         }
         End::Deadline => ("it did not end in time".to_owned(), Status::Guest(124)),
-        // It has neither an agent's host nor breakpoints here.
+        // `unifork run` has neither an agent's host nor breakpoints: these are of images that are to be fuzzed.
+        End::Agent(AgentEvent::Report { message }) => {
+            let said = message.trim_end_matches('\0').escape_debug();
+            (format!("its agent reported `{said}`"), Status::Done)
+        }
+        End::Agent(AgentEvent::Done { code }) => {
+            (format!("its agent ended a run, with {code}"), Status::Done)
+        }
         End::Stopped | End::Agent(_) | End::Breakpoint { .. } => {
-            ("stopped".to_owned(), Status::Guest(128 + libc::SIGINT as u8))
+            ("stopped".to_owned(), Status::Guest(signals::stopped_code()))
         }
         End::Stuck { reason } => (format!("it cannot go on: {reason}"), Status::Guest(125)),
+    }
+}
+
+/// What can be done about an image that cannot go on.
+fn help_of_stuck(monitored: bool) -> &'static str {
+    if monitored {
+        "where KVM runs ring 0 natively (`unifork doctor`), --ring0 native does without the monitor"
+    } else {
+        "--ring0 monitor runs it at CPL 3, under unifork's own monitor"
     }
 }
 
@@ -365,6 +413,8 @@ struct Terminal {
     show: bool,
     kept: Vec<u8>,
     open: bool,
+    // Why the console can be written no more.
+    failed: Option<std::io::Error>,
     // Of each network card; `None` where nothing is at the other end.
     plugs: Vec<Option<Plug>>,
 }
@@ -376,9 +426,11 @@ impl Outside for Terminal {
     fn console(&mut self, bytes: &[u8]) {
         if self.show {
             let mut out = std::io::stdout().lock();
-            // A closed pipe is not an error worth a message.
-            let _closed =
+            let written =
                 std::io::Write::write_all(&mut out, bytes).and_then(|()| std::io::Write::flush(&mut out));
+            if let Err(error) = written {
+                self.failed.get_or_insert(error);
+            }
         } else {
             let room = KEPT_MAX - self.kept.len();
             self.kept.extend_from_slice(&bytes[..room.min(bytes.len())]);
@@ -392,8 +444,15 @@ impl Outside for Terminal {
             return Vec::new();
         }
         let mut bytes = vec![0; room];
-        let read = stdin.lock().read(&mut bytes).unwrap_or(0);
-        self.open = read > 0;
+        // Not by way of a buffer: what waits there would not be seen above.
+        let read = match rustix::io::read(&stdin, &mut bytes) {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => 0,
+            read => {
+                let read = read.unwrap_or(0);
+                self.open = read > 0;
+                read
+            }
+        };
         bytes.truncate(read);
         bytes
     }
@@ -403,7 +462,7 @@ impl Outside for Terminal {
     }
 
     fn stopped(&self) -> bool {
-        signals::stop_requested()
+        signals::stop_requested() || self.failed.is_some()
     }
 
     fn sent(&mut self, card: usize, frame: &[u8]) {
