@@ -22,8 +22,9 @@ use crate::machine;
 use crate::memory::DOORBELL_GPA;
 use crate::sys::kick::Deadline;
 use crate::sys::ring::DirtyRing;
-use crate::sys::xsave;
+use crate::sys::{tsc, xsave};
 use cpuid::CpuModel;
+pub(crate) use state::MSR_TSC_ADJUST;
 pub use state::{CoreState, VcpuState};
 
 /// KVM refused something: the host's trouble, never the guest's doing.
@@ -88,6 +89,8 @@ pub struct Vcpu {
     xsave_bytes: usize,
     model: CpuModel,
     cpuid_faults: bool,
+    // What the guest's time stamp counter is ahead of the host's, where that is put back.
+    tsc_offset: Option<u64>,
 }
 
 impl Vcpu {
@@ -131,6 +134,7 @@ impl Vcpu {
             xsave_bytes,
             model,
             cpuid_faults,
+            tsc_offset: None,
         })
     }
 
@@ -402,6 +406,19 @@ impl Vcpu {
         })
     }
 
+    /// Saves everything of a guest that runs at CPL 0.
+    pub(crate) fn save_kernel(&mut self, core: CoreState) -> Result<VcpuState, VcpuError> {
+        let mut saved = self.save(core)?;
+        for index in state::KERNEL_MSRS {
+            let mut list = state::msr_list(&[(index, 0)]);
+            let known = matches!(self.fd.get_msrs(&mut list), Ok(1));
+            if known && matches!(self.fd.set_msrs(&list), Ok(1)) {
+                saved.msrs.push((index, list.as_slice()[0].data));
+            }
+        }
+        Ok(saved)
+    }
+
     /// Puts everything back, in the order that [`state`] explains. For a new vCPU, and for the
     /// specification of reset.
     pub(crate) fn restore(&mut self, state: &VcpuState) -> Result<(), VcpuError> {
@@ -416,8 +433,17 @@ impl Vcpu {
             let source = io::Error::other(format!("MSR {index:#x} was refused"));
             return Err(VcpuError { ioctl: "KVM_SET_MSRS", source });
         }
+        if let Some(offset) = self.tsc_offset {
+            tsc::set_offset(&self.fd, offset)
+                .map_err(|source| VcpuError { ioctl: "KVM_SET_DEVICE_ATTR", source })?;
+        }
         self.load_debug(state)?;
         self.load(&state.core)
+    }
+
+    /// From now on, [`Self::restore`] sets the time stamp counter to what it would be by now, had the guest not set it.
+    pub(crate) fn keep_tsc(&mut self) {
+        self.tsc_offset = tsc::offset(&self.fd);
     }
 
     /// Puts DR6 and friends back.

@@ -15,7 +15,7 @@ use crate::agent::Agent;
 use crate::caps::Kvm;
 use crate::memory::{GuestMemory, MemoryError, MemoryImage};
 use crate::sys::memfd;
-use crate::vcpu::{CoreState, VcpuState};
+use crate::vcpu::{CoreState, MSR_TSC_ADJUST, VcpuState};
 use crate::vm::{Tracking, Vm};
 
 /// All of a machine but its memory: plain data.
@@ -26,6 +26,15 @@ pub struct MachineState {
     pub(crate) vcpu: VcpuState,
     /// What the monitor knows of the CPU; `None` when it is run natively.
     pub(crate) monitor: Option<Virtual>,
+}
+
+impl MachineState {
+    /// The same without what the time of day decides when a guest sets its time stamp counter: by how much it did.
+    #[must_use]
+    pub fn without_clock(mut self) -> Self {
+        self.vcpu.msrs.retain(|&(index, _)| index != MSR_TSC_ADJUST);
+        self
+    }
 }
 
 /// One machine, frozen. It never changes; forks map its memory copy-on-write.
@@ -48,7 +57,7 @@ impl Machine {
         let vcpu = self.cpu.vcpu();
         // The monitor's changes to registers have not reached KVM, which is still in a stub.
         let core = if monitored { vcpu.core() } else { vcpu.settled_core() };
-        let mut saved = vcpu.save(core)?;
+        let mut saved = if monitored { vcpu.save(core)? } else { vcpu.save_kernel(core)? };
         vcpu.load(&core)?;
         // What was last loaded: CR8 is the local APIC's, which is on the bus.
         saved.core.sregs.cr8 = 0;
@@ -139,6 +148,7 @@ impl Frozen {
             None => {
                 let mut cpu = Cpu::native(&fd, state.cpuid, &start)?;
                 cpu.vcpu().restore(&state.vcpu)?;
+                cpu.vcpu().keep_tsc();
                 cpu
             }
         };

@@ -9,7 +9,8 @@
 //!
 //! What a CPL-3 guest can change is put back after every run ([`CoreState`] and the XSAVE area);
 //! XCR0, the MSRs and the debug registers it cannot change, except DR6, which a #DB sets. The
-//! soundness tests hold that claim by comparing all of [`VcpuState`].
+//! soundness tests hold that claim by comparing all of [`VcpuState`]. A guest at CPL 0 can change all of it, and more
+//! MSRs ([`KERNEL_MSRS`]), and its time stamp counter ([`super::Vcpu::keep_tsc`]).
 
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,55 @@ pub(crate) const MSRS: [u32; 9] = [
     0x277,       // PAT
 ];
 
+/// MSRs that a guest at CPL 0 can change besides: of those, the ones that the host has and lets be set are kept.
+/// TSC_ADJUST, SPEC_CTRL, MCG_STATUS and _CTL, MISC_ENABLE, DEBUGCTL, MTRRs, TSC_DEADLINE, XSS, TSC_AUX, and KVM's own
+/// clock, steal time, asynchronous page faults and end-of-interrupt, which make the host write to guest memory.
+pub(crate) const KERNEL_MSRS: [u32; 42] = [
+    MSR_TSC_ADJUST,
+    0x48,
+    0x17a,
+    0x17b,
+    0x1a0,
+    0x1d9,
+    0x200,
+    0x201,
+    0x202,
+    0x203,
+    0x204,
+    0x205,
+    0x206,
+    0x207,
+    0x208,
+    0x209,
+    0x20a,
+    0x20b,
+    0x20c,
+    0x20d,
+    0x20e,
+    0x20f,
+    0x250,
+    0x258,
+    0x259,
+    0x268,
+    0x269,
+    0x26a,
+    0x26b,
+    0x26c,
+    0x26d,
+    0x26e,
+    0x26f,
+    0x2ff,
+    0x6e0,
+    0xda0,
+    0xc000_0103,
+    0x12,
+    0x4b56_4d01,
+    0x4b56_4d02,
+    0x4b56_4d03,
+    0x4b56_4d04,
+];
+
+pub(crate) const MSR_TSC_ADJUST: u32 = 0x3b;
 pub(crate) const MSR_STAR: u32 = 0xc000_0081;
 pub(crate) const MSR_LSTAR: u32 = 0xc000_0082;
 pub(crate) const MSR_SYSCALL_MASK: u32 = 0xc000_0084;

@@ -122,11 +122,16 @@ static u64 run(const u8 *steps, u64 bytes)
             seen = seen * 31 + in(0x71);
             out(0x71, value);
             break;
-        case 9: {
-            unsigned low, high;
-            __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(0xc0000102));
+        case 9: { /* KERNEL_GS_BASE, SYSENTER_CS and _EIP, FMASK, MISC_ENABLE, MTRRs: a base, a mask, fixed ones, all */
+            static const unsigned indices[] = {0xc0000102, 0x174,      0x176,      0xc0000084,
+                                               0x1a0,      0x200,      0x201,      0x258,
+                                               0x26f,      0x2ff};
+            static const unsigned allowed[] = {~0u, ~0u, ~0u, ~0u, 1, 0xfffff000, 0xfffff800, 0x04040404, 0x04040404, 0xc00};
+            unsigned low, high, which = value % 10;
+            __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(indices[which]));
             seen = seen * 31 + low;
-            __asm__ volatile("wrmsr" : : "a"(value), "d"(0), "c"(0xc0000102));
+            low = (value * 0x01010101u) & allowed[which];
+            __asm__ volatile("wrmsr" : : "a"(low), "d"(0), "c"(indices[which]));
             break;
         }
         case 10: {
