@@ -35,7 +35,7 @@ use crate::introspect::{ReadMemory, Registers};
 use crate::memory::{Golden, GuestMemory, OutOfBounds};
 use crate::outcome::Outcome;
 use crate::reset::{Engine, HotStats, Mutation, ResetError, ResetStats, Resetter, Tracked};
-use crate::vcpu::VcpuError;
+use crate::vcpu::{VcpuError, VcpuState};
 use crate::vm::registers_of;
 use blocks::Blocks;
 
@@ -329,6 +329,9 @@ impl Fork {
         match (&mut machine.cpu, &state.monitor) {
             (Cpu::Monitored(monitor), Some(known)) => {
                 monitor.put_back(&mut machine.memory, known, &state.vcpu, planted)?;
+            }
+            (cpu, _) if planted.is(Mutation::KeepMsrs) => {
+                cpu.vcpu().restore(&VcpuState { msrs: Vec::new(), ..state.vcpu.clone() })?;
             }
             (cpu, _) => cpu.vcpu().restore(&state.vcpu)?,
         }

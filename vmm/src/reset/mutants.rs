@@ -21,6 +21,8 @@ pub enum Mutation {
     SkipHotPage,
     /// x87, SSE and AVX state is left as it is.
     KeepXsave,
+    /// What a run at the guest's CPL 0 did to MSRs stays.
+    KeepMsrs,
     /// FS and GS base are left as they are.
     KeepBases,
     /// Pending events and the interrupt shadow are left as they are.

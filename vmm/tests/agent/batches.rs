@@ -208,14 +208,16 @@ fn mistakes_at_ring_0_are_noticed() {
     let mut random = StdRng::seed_from_u64(seed);
     let base = base(&[("changes.c", None)], Ring0::Native);
     assert!(!base.has_batches(), "nothing tells of what CPL 0 changes without an exit");
-    let mut fork = Fork::spawn(kvm(), &base, Engine::HotSet).unwrap();
-    let frozen = fork.state().unwrap();
-    fork.plant(Mutation::KeepBus);
-    let noticed = (0..40).any(|_| {
-        let inputs = [super::forks::steps(&mut random, Ring0::Native)];
-        let (wrong, _) = differences(&mut fork, &inputs);
-        fork.reset().unwrap();
-        !wrong.is_empty() || fork.state().unwrap() != frozen
-    });
-    assert!(noticed, "seed {seed}: nobody notices that devices are kept");
+    for mistake in [Mutation::KeepBus, Mutation::KeepMsrs] {
+        let mut fork = Fork::spawn(kvm(), &base, Engine::HotSet).unwrap();
+        let frozen = fork.state().unwrap();
+        fork.plant(mistake);
+        let noticed = (0..40).any(|_| {
+            let inputs = [super::forks::steps(&mut random, Ring0::Native)];
+            let (wrong, _) = differences(&mut fork, &inputs);
+            fork.reset().unwrap();
+            !wrong.is_empty() || fork.state().unwrap() != frozen
+        });
+        assert!(noticed, "seed {seed}: nobody notices {mistake:?}");
+    }
 }
