@@ -195,11 +195,15 @@ mod tests {
             ],
         };
         let line = Line { name: "l".into(), points: vec![(1.0, 2.0), (10_000.0, 300.0)], ..Line::default() };
-        let lines = Lines { x: "pages".into(), y: "us".into(), lines: vec![line], ..Lines::default() };
+        let nothing = Line { name: "n".into(), points: vec![(1.0, 0.0), (f64::NAN, 1.0)], ..Line::default() };
+        let axes = Lines { x: "pages".into(), y: "us".into(), ..Lines::default() };
+        // What cannot be on a logarithmic axis is left out; there may be nothing else.
+        let lines = Lines { lines: vec![line, nothing.clone()], ..axes.clone() };
+        let empty = Lines { lines: vec![nothing], ..axes };
         let picture = Picture {
             title: "t".into(),
             caption: "c".into(),
-            panels: vec![Panel::Bars(bars), Panel::Lines(lines)],
+            panels: vec![Panel::Bars(bars), Panel::Lines(lines), Panel::Lines(empty)],
         };
         let svg = draw(&picture, Path::new("x.svg")).unwrap();
         assert!(svg.starts_with(b"<svg"));

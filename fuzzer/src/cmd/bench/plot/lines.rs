@@ -24,7 +24,7 @@ pub(crate) struct Lines {
 pub(crate) struct Line {
     /// Said in the legend.
     pub(crate) name: String,
-    /// All above zero.
+    /// Those that are not above zero have no place on these axes, and are left out.
     pub(crate) points: Vec<(f64, f64)>,
     /// Which colour; the same means the same in all panels.
     pub(crate) color: usize,
@@ -34,7 +34,16 @@ pub(crate) struct Line {
 
 impl Lines {
     pub(super) fn draw<DB: DrawingBackend>(&self, area: &Area<'_, DB>) -> anyhow::Result<()> {
-        let points = || self.lines.iter().flat_map(|line| &line.points);
+        // The library looks for the decade of a zero for ever.
+        let shown = |line: &Line| -> Vec<(f64, f64)> {
+            let is_shown = |value: f64| value > 0.0 && value.is_finite();
+            line.points.iter().copied().filter(|&(x, y)| is_shown(x) && is_shown(y)).collect()
+        };
+        let mut all: Vec<_> = self.lines.iter().flat_map(shown).collect();
+        if all.is_empty() {
+            all.push((1.0, 1.0));
+        }
+        let points = || all.iter();
         let range = |values: &mut dyn Iterator<Item = f64>| {
             values.fold((f64::MAX, 1e-9f64), |(least, most), value| (least.min(value), most.max(value)))
         };
@@ -62,12 +71,12 @@ impl Lines {
             let color = COLORS[line.color % COLORS.len()];
             let style = color.stroke_width(2);
             let drawn = if line.reference {
-                let dashes = DashedLineSeries::new(line.points.iter().copied(), 8, 6, style);
+                let dashes = DashedLineSeries::new(shown(line).into_iter(), 8, 6, style);
                 chart.draw_series(dashes).map_err(words)?
             } else {
-                let dots = line.points.iter().map(|&point| Circle::new(point, 3, color.filled()));
+                let dots = shown(line).into_iter().map(|point| Circle::new(point, 3, color.filled()));
                 chart.draw_series(dots).map_err(words)?;
-                chart.draw_series(LineSeries::new(line.points.iter().copied(), style)).map_err(words)?
+                chart.draw_series(LineSeries::new(shown(line), style)).map_err(words)?
             };
             drawn
                 .label(line.name.clone())
