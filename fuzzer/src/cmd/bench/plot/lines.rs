@@ -71,7 +71,7 @@ impl Lines {
             let color = COLORS[line.color % COLORS.len()];
             let style = color.stroke_width(2);
             let drawn = if line.reference {
-                let dashes = DashedLineSeries::new(shown(line).into_iter(), 8, 6, style);
+                let dashes = DashedLineSeries::new(shown(line), 8, 6, style);
                 chart.draw_series(dashes).map_err(words)?
             } else {
                 let dots = shown(line).into_iter().map(|point| Circle::new(point, 3, color.filled()));
