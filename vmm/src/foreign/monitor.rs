@@ -301,6 +301,9 @@ impl Monitor {
     ) -> Result<Stop, VcpuError> {
         let view = if self.cpu.cpl() == 3 { View::User } else { View::Supervisor };
         self.scan_rewritten(memory);
+        if self.went_on_watched(memory, bus) {
+            return Ok(Stop::Again);
+        }
         if let Some(fault) = self.refused_use(memory, bus) {
             self.disturbed = true;
             return Ok(self.deliver(memory, bus, fault));
